@@ -1,0 +1,75 @@
+"""Packaging; tool settings live in pyproject.toml.
+
+The folders `engine`, `training` and `export` are installed as `stronglens.engine`,
+`stronglens.training` and `stronglens.export`: their bare names are too common to claim.
+"""
+
+from pathlib import Path
+
+from setuptools import setup
+
+FOLDERS = ("engine", "training", "export")
+
+GPU_WHEELS = (
+    "(sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'win32'"
+)
+
+REQUIRES = [
+    "click>=8.1",
+    "matplotlib>=3.9",
+    "numba>=0.61",
+    "numpy>=2.0",
+    "onnx>=1.18",
+    # onnxruntime and onnxruntime-gpu overwrite each other's files: exactly one of them
+    f"onnxruntime-gpu>=1.27; {GPU_WHEELS}",
+    f"onnxruntime>=1.27; not ({GPU_WHEELS})",
+    "onnxscript>=0.5",  # torch.onnx.export needs it and does not bring it
+    "openvino>=2025.3",
+    "pillow>=11",
+    "safetensors>=0.5",
+    "scikit-learn>=1.5",
+    "scipy>=1.14",
+    "torch>=2.9",
+    "torchvision>=0.24",
+]
+
+EXTRAS = {
+    # 11.x on PyPI is a stub that fetches its libraries from NVIDIA's own index
+    "tensorrt": ["tensorrt>=10.13,<12"],
+    "test": [
+        "build>=1.2",
+        "hypothesis>=6.120",
+        "lenstronomy>=1.12",
+        "mypy==2.4.1",
+        "pytest>=8.3",
+        "ruff==0.17.6",
+        "scipy-stubs>=1.14",
+    ],
+}
+
+
+def packages() -> dict[str, str]:
+    """Each package's installed name and its folder, read off the tree."""
+    folders = [init.parent for top in FOLDERS for init in sorted(Path(top).rglob("__init__.py"))]
+    return {"stronglens." + ".".join(folder.parts): str(folder) for folder in folders}
+
+
+setup(
+    name="stronglens",
+    version="0.1.0",
+    description="Train strong-lens classifiers, export them, classify survey catalogues fast",
+    python_requires=">=3.11",
+    packages=list(packages()),
+    package_dir=packages(),
+    package_data={name: ["py.typed"] for name in packages()},
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": [
+            "lens-train = stronglens.training.cli:train",
+            "lens-simulate = stronglens.training.simulate.cli:main",
+            "lens-export = stronglens.export.cli:main",
+            "lens-infer = stronglens.engine.cli:main",
+        ]
+    },
+)
