@@ -10,8 +10,13 @@ from setuptools import setup
 
 FOLDERS = ("engine", "training", "export")
 
+# Where onnxruntime-gpu has wheels; its plain twin goes everywhere else. The two overwrite each
+# other's files, so the markers must never both hold.
 GPU_WHEELS = (
     "(sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'win32'"
+)
+NO_GPU_WHEELS = (
+    "(sys_platform != 'linux' or platform_machine != 'x86_64') and sys_platform != 'win32'"
 )
 
 REQUIRES = [
@@ -20,9 +25,8 @@ REQUIRES = [
     "numba>=0.61",
     "numpy>=2.0",
     "onnx>=1.18",
-    # onnxruntime and onnxruntime-gpu overwrite each other's files: exactly one of them
     f"onnxruntime-gpu>=1.27; {GPU_WHEELS}",
-    f"onnxruntime>=1.27; not ({GPU_WHEELS})",
+    f"onnxruntime>=1.27; {NO_GPU_WHEELS}",
     "onnxscript>=0.5",  # torch.onnx.export needs it and does not bring it
     "openvino>=2025.3",
     "pillow>=11",
