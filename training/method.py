@@ -1,0 +1,75 @@
+"""What a training method is: the functions that `supervised` and `simclr` both define."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stronglens.engine.preprocess import PreprocessSpec
+from stronglens.training.data import DataSet
+from stronglens.training.tasks import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Where a net runs, and in which precision."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """of the autocast regions; float32 switches autocast off"""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which forward passes run."""
+        half = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
+
+
+@dataclass(slots=True)
+class Predictions:
+    """What a trained net says of the validation split."""
+
+    ids: list[str]
+    y_N: NDArray[np.int64]
+    prob_NK: NDArray[np.float32]
+    extras: dict[str, Any] = field(default_factory=dict)
+    """further figures for metrics.json, as the method names them"""
+
+
+class Method(Protocol):
+    """The functions of a method's module; `loop` calls nothing else of it."""
+
+    def build(self, recipe: Any, num_classes: int, spec: PreprocessSpec, weights: str) -> nn.Module:
+        """Return the net to train, its first weights as `models.load_weights` names them."""
+
+    def optimizer(self, net: nn.Module, recipe: Any) -> torch.optim.Optimizer:
+        """Return what steps the weights; its state must be tensors and numbers."""
+
+    def training_loss(
+        self, net: nn.Module, x_BHW: Tensor, y_B: Tensor, recipe: Any, rng: torch.Generator
+    ) -> Tensor:
+        """Return the mean loss of a batch; called under autocast, in train mode.
+
+        All randomness comes from `rng`, a CPU generator.
+        """
+
+    def validate(
+        self, net: nn.Module, data: DataSet, train_loss: float, recipe: Any, hardware: Hardware
+    ) -> float:
+        """Return the loss that schedule, early stop and best weights go by."""
+
+    def finish(
+        self, net: nn.Module, data: DataSet, recipe: Any, hardware: Hardware
+    ) -> Predictions:
+        """Complete the net with its best weights in place, and predict the validation split."""
+
+
+def method_of(recipe: Recipe) -> Method:
+    """Return the module that trains by this recipe."""
+    from stronglens.training import simclr, supervised
+    from stronglens.training.tasks import SimclrRecipe
+
+    return simclr if isinstance(recipe, SimclrRecipe) else supervised
