@@ -1,0 +1,250 @@
+"""A model bundle: a folder holding manifest.json and the files it lists, nothing else.
+
+manifest.json     what the model is, and the sha256 of every other file
+model.onnx        float32: x (B, H, W) float32 in, prob (B, K) float32 out
+model.fp16.onnx   optional: the same graph with its body in half precision
+model.int8.onnx   optional: the same graph, quantised
+golden.npz        raw cutouts, the same prepared, and their probabilities in torch float32
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stronglens.engine.errors import BundleError, ConfigError
+from stronglens.engine.preprocess import PreprocessSpec
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MANIFEST_LIMIT = 1 << 20
+"""bytes; a longer manifest is not one of ours"""
+GOLDEN = "golden.npz"
+GRAPHS = {
+    "float32": "model.onnx",
+    "bfloat16": "model.onnx",  # the runtime rounds the float32 graph itself
+    "float16": "model.fp16.onnx",
+    "int8": "model.int8.onnx",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What a bundle says about itself. Every field is required; unknown ones are refused."""
+
+    task: str
+    """substructure or lensfinding"""
+    classes: list[str]
+    """in the order of the probability columns"""
+    preprocess: PreprocessSpec
+    files: dict[str, str]
+    """file name: sha256 of its bytes"""
+    outputs: list[str]
+    """names of the graph's outputs: prob, and encoding for the lens finder"""
+    metrics: dict[str, Any]
+    """the run's metrics.json: figures, their intervals and the split they come from"""
+    data: dict[str, Any]
+    """what the model was trained on: path, simulated or not, sha256, counts"""
+    recipe: dict[str, Any]
+    versions: dict[str, str]
+    """of the packages that made the bundle"""
+    parity: dict[str, dict[str, Any]]
+    """precision: how far its probabilities are from torch float32; only those that passed"""
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Return the manifest as indented JSON with sorted keys."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Read `to_json`'s output.
+
+        Raises:
+            BundleError: not JSON, another format, or keys that are missing, unknown or mistyped.
+        """
+        try:
+            d = json.loads(text)
+        except (ValueError, RecursionError) as err:
+            raise BundleError(f"the manifest is not JSON: {err}") from err
+        if not isinstance(d, dict):
+            raise BundleError("the manifest is not a JSON object")
+        if d.get("format") != FORMAT:
+            raise BundleError(
+                f"manifest format {d.get('format')!r}, this version reads {FORMAT}: "
+                "export the model again, or install the version that made it"
+            )
+        if wrong := sorted({f.name for f in fields(cls)} ^ d.keys()):
+            raise BundleError(f"manifest keys missing or unknown: {', '.join(wrong)}")
+        _check_types(d)
+        return cls(**{**d, "preprocess": PreprocessSpec.from_dict(d["preprocess"])})
+
+
+def _check_types(d: dict[str, Any]) -> None:
+    lists = ("classes", "outputs")
+    dicts = ("preprocess", "files", "metrics", "data", "recipe", "versions", "parity")
+    for name, kind in [("task", str), *((n, list) for n in lists), *((n, dict) for n in dicts)]:
+        if not isinstance(d[name], kind):
+            raise BundleError(f"manifest {name} is {d[name]!r}, expected a {kind.__name__}")
+    for name in lists:
+        if not d[name] or not all(isinstance(item, str) for item in d[name]):
+            raise BundleError(f"manifest {name} is {d[name]!r}, expected names")
+    if len(set(d["classes"])) != len(d["classes"]):
+        raise BundleError(f"manifest classes repeat: {', '.join(d['classes'])}")
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Cutouts whose answers are known, replayed before a run; all arrays along N."""
+
+    raw_NHW: NDArray[Any]
+    """as stored, before `prepare`"""
+    x_NHW: NDArray[np.float32]
+    """as `prepare` made them at export"""
+    prob_NK: NDArray[np.float32]
+    """from torch in float32"""
+
+    def to_npz(self, path: Path) -> None:
+        """Write the three arrays, compressed."""
+        np.savez_compressed(path, raw=self.raw_NHW, x=self.x_NHW, prob=self.prob_NK)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle on disk whose every file has been checked against its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    def graph(self, precision: str) -> Path:
+        """Return the ONNX file that a precision runs.
+
+        Raises:
+            BundleError: the bundle has none for it.
+        """
+        name = GRAPHS.get(precision)
+        if name in self.manifest.files:
+            return self.path / name
+        there = sorted(p for p, file in GRAPHS.items() if file in self.manifest.files)
+        flag = {"float16": " with --fp16", "int8": " with --int8"}.get(precision, "")
+        raise BundleError(
+            f"{self.path} has no {precision} graph, only {', '.join(there)}: "
+            f"export it again{flag}, or choose another precision"
+        )
+
+    def golden(self) -> Golden:
+        """Return the golden batch."""
+        with np.load(self.path / GOLDEN, allow_pickle=False) as npz:
+            return Golden(npz["raw"], npz["x"], npz["prob"])
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read and check a bundle.
+
+    Raises:
+        BundleError: no manifest or not one of this format; a file missing, altered, unlisted,
+            or a link.
+    """
+    file = path / MANIFEST
+    if not file.is_file():
+        raise BundleError(f"{path} is not a model bundle: it has no {MANIFEST}")
+    if (size := file.stat().st_size) > MANIFEST_LIMIT:
+        raise BundleError(f"{file} has {size} bytes, more than {MANIFEST_LIMIT}: not a manifest")
+    try:
+        manifest = Manifest.from_json(file.read_text(encoding="utf-8"))
+    except (BundleError, ConfigError, UnicodeDecodeError) as err:
+        raise BundleError(f"{file}: {err}") from err
+    for needed in (GRAPHS["float32"], GOLDEN):
+        if needed not in manifest.files:
+            raise BundleError(f"{file} does not list {needed}, which every bundle has")
+    for name, expected in manifest.files.items():
+        _check_file(path, name, expected)
+    return Bundle(path, manifest)
+
+
+def _check_file(path: Path, name: str, expected: str) -> None:
+    file = path / name
+    # A weight file beside the graph could point anywhere; single-file graphs need none.
+    if name not in {*GRAPHS.values(), GOLDEN}:
+        raise BundleError(
+            f"{path}: the manifest lists {name!r}, which no bundle of this format has"
+        )
+    if file.is_symlink() or not file.is_file():
+        raise BundleError(f"{file} is listed in the manifest but is missing, or is a link")
+    if (found := sha256(file)) != expected:
+        raise BundleError(f"{file} was altered: sha256 {found[:12]}, manifest {str(expected)[:12]}")
+
+
+def write_bundle(
+    path: Path,
+    files: Mapping[str, bytes],
+    *,
+    golden: Golden,
+    **facts: Any,
+) -> Bundle:
+    """Write a bundle under a temporary name, check it by loading it, then rename it to `path`.
+
+    Args:
+        path: the bundle's folder; an older bundle there is replaced, anything else refused.
+        files: ONNX graphs by the names of `GRAPHS`.
+        golden: the golden batch.
+        **facts: the other fields of `Manifest`.
+
+    Raises:
+        BundleError: `path` holds something that is not a bundle, or cannot be written.
+    """
+    if path.exists() and not (path / MANIFEST).is_file() and any(path.iterdir()):
+        raise BundleError(f"{path} is there and is not a model bundle: choose another place")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
+        golden.to_npz(temporary / GOLDEN)
+        hashes = {name: sha256(temporary / name) for name in (*files, GOLDEN)}
+        manifest = Manifest(files=hashes, **facts)
+        (temporary / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        load_bundle(temporary)
+        temporary.chmod(0o777 & ~_umask())
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    except OSError as err:
+        raise BundleError(f"cannot write the bundle {path}: {err}") from err
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Bundle(path, manifest)
+
+
+def _umask() -> int:
+    os.umask(mask := os.umask(0))
+    return mask
+
+
+def newest_bundle(root: Path = Path("bundles")) -> Path:
+    """Return the bundle under `root` whose manifest is the newest.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = sorted(root.glob(f"*/{MANIFEST}"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise ConfigError(
+            f"no model: there is no bundle under {root}/. Make one with lens-train and "
+            "lens-export, or name one with --model"
+        )
+    return found[-1].parent
+
+
+def sha256(path: Path) -> str:
+    """Return the hexadecimal sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,23 @@
+"""Fixtures that more than one test module uses."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20261124)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real cutouts and the reference's predictions; not part of the project."""
+    folder = Path(os.environ.get("STRONGLENS_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} is absent (set STRONGLENS_SHARED to its folder)")
+    return folder

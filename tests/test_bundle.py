@@ -1,0 +1,126 @@
+"""A bundle comes back as it was written, and anything that was tampered with is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from stronglens.engine.bundle import (
+    FORMAT,
+    MANIFEST,
+    Golden,
+    load_bundle,
+    newest_bundle,
+    write_bundle,
+)
+from stronglens.engine.errors import BundleError, ConfigError
+from stronglens.engine.preprocess import PreprocessSpec
+
+FACTS = {
+    "task": "substructure",
+    "classes": ["no", "sphere", "vort"],
+    "preprocess": PreprocessSpec(size=8),
+    "outputs": ["prob"],
+    "metrics": {"roc_auc": {"macro": {"value": 0.9, "low": 0.8, "high": 0.95}}},
+    "data": {"path": "dataset", "simulated": True},
+    "recipe": {"name": "quick"},
+    "versions": {"torch": "2.9"},
+    "parity": {"float32": {"max_abs_dp": 1e-6}},
+}
+
+
+@pytest.fixture
+def golden(rng):
+    x_NHW = rng.random((2, 8, 8), np.float32)
+    return Golden(x_NHW.astype(">f8"), x_NHW, np.full((2, 3), 1 / 3, np.float32))
+
+
+@pytest.fixture
+def bundle(tmp_path, golden):
+    return write_bundle(tmp_path / "model", {"model.onnx": b"graph"}, golden=golden, **FACTS)
+
+
+def edit_manifest(bundle, **changes):
+    file = bundle.path / MANIFEST
+    d = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({k: v for k, v in d.items() if v is not None}))
+
+
+def test_bundle_comes_back_as_written(bundle, golden):
+    loaded = load_bundle(bundle.path)
+    assert loaded == bundle
+    assert {name: getattr(loaded.manifest, name) for name in FACTS} == FACTS
+    for name in ("raw_NHW", "x_NHW", "prob_NK"):
+        np.testing.assert_array_equal(getattr(loaded.golden(), name), getattr(golden, name))
+    assert loaded.graph("float32").read_bytes() == b"graph" == loaded.graph("bfloat16").read_bytes()
+
+
+def test_writing_again_replaces_the_older_bundle_and_leaves_nothing_else(bundle, golden):
+    again = write_bundle(bundle.path, {"model.onnx": b"other"}, golden=golden, **FACTS)
+    assert load_bundle(bundle.path) == again != bundle
+    assert [p.name for p in bundle.path.parent.iterdir()] == ["model"]
+
+
+def test_writing_over_something_else_is_refused(tmp_path, golden):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.tex").touch()
+    with pytest.raises(BundleError, match="not a model bundle: choose another"):
+        write_bundle(tmp_path / "model", {"model.onnx": b""}, golden=golden, **FACTS)
+    assert (tmp_path / "model" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": FORMAT + 1}, "this version reads"),
+        ({"task": None}, "missing or unknown: task"),
+        ({"shoe_size": 43}, "missing or unknown: shoe_size"),
+        ({"classes": "no"}, "expected a list"),
+        ({"classes": []}, "expected names"),
+        ({"classes": ["no", "no"]}, "repeat"),
+        ({"preprocess": {"version": 1}}, "preprocess keys missing"),
+        ({"preprocess": {**PreprocessSpec().to_dict(), "mode": "log"}}, "mode 'log'"),
+        ({"files": {}}, "does not list model.onnx"),
+    ],
+)
+def test_manifests_of_other_kinds_are_refused(bundle, changes, message):
+    edit_manifest(bundle, **changes)
+    with pytest.raises(BundleError, match=message):
+        load_bundle(bundle.path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000, "\xff", "1" * (1 << 21)])
+def test_a_manifest_that_is_not_one_is_refused(bundle, text):
+    (bundle.path / MANIFEST).write_text(text, encoding="latin-1")
+    with pytest.raises(BundleError):
+        load_bundle(bundle.path)
+
+
+def test_altered_missing_linked_and_foreign_files_are_refused(bundle):
+    graph = bundle.path / "model.onnx"
+    graph.write_bytes(b"grapf")
+    with pytest.raises(BundleError, match=r"model\.onnx was altered"):
+        load_bundle(bundle.path)
+    graph.rename(bundle.path.parent / "elsewhere")
+    with pytest.raises(BundleError, match="missing"):
+        load_bundle(bundle.path)
+    graph.symlink_to(bundle.path.parent / "elsewhere")
+    with pytest.raises(BundleError, match="is a link"):
+        load_bundle(bundle.path)
+    edit_manifest(bundle, files={**bundle.manifest.files, "../elsewhere": "0"})
+    graph.unlink()
+    graph.write_bytes(b"graph")
+    with pytest.raises(BundleError, match="no bundle of this format has"):
+        load_bundle(bundle.path)
+
+
+def test_missing_precision_says_what_there_is_and_how_to_make_it(bundle):
+    with pytest.raises(BundleError, match="only bfloat16, float32: export it again with --fp16"):
+        bundle.graph("float16")
+
+
+def test_newest_bundle(bundle, golden):
+    root = bundle.path.parent
+    assert newest_bundle(root) == bundle.path
+    with pytest.raises(ConfigError, match="lens-export"):
+        newest_bundle(root / "nowhere")
