@@ -41,7 +41,6 @@ EXTRAS = {
     # 11.x on PyPI is a stub that fetches its libraries from NVIDIA's own index
     "tensorrt": ["tensorrt>=10.13,<12"],
     "test": [
-        "build>=1.2",
         "hypothesis>=6.120",
         "lenstronomy>=1.12",
         "mypy==2.4.1",
