@@ -1,0 +1,48 @@
+"""Read one whole file, and say in the vocabulary of `Flag` why it could not be read."""
+
+import os
+import stat
+
+from stronglens.engine.batches import Flag
+from stronglens.engine.errors import CutoutError
+
+MAX_BYTES = 1 << 28
+"""No cutout is larger than this; of a larger file only HEAD_BYTES are read"""
+HEAD_BYTES = 1 << 14
+
+# Without O_NONBLOCK, opening a FIFO that nobody writes to would wait for ever.
+OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def read_file(path: str) -> tuple[bytes, int]:
+    """Return the file's bytes and its size; only its first bytes where it exceeds MAX_BYTES.
+
+    Raises:
+        CutoutError: MISSING, UNREADABLE (also what is no regular file), or MALFORMED where
+            the file shrank while it was read.
+    """
+    try:
+        fd = os.open(path, OPEN_FLAGS)
+        try:
+            return _read_open_file(fd)
+        finally:
+            os.close(fd)
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise CutoutError(Flag.MISSING, f"{err.strerror}") from err
+    except OSError as err:
+        raise CutoutError(Flag.UNREADABLE, f"{err.strerror}") from err
+
+
+def _read_open_file(fd: int) -> tuple[bytes, int]:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise CutoutError(Flag.UNREADABLE, "not a regular file")
+    size = status.st_size
+    wanted = size if size <= MAX_BYTES else HEAD_BYTES
+    data = os.read(fd, wanted)
+    while len(data) < wanted:  # only network file systems return less than asked
+        more = os.read(fd, wanted - len(data))
+        if not more:
+            raise CutoutError(Flag.MALFORMED, "shrank while it was read")
+        data += more
+    return data, size
