@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from stronglens.engine.preprocess import PreprocessSpec
 from stronglens.training.data import DataSet
-from stronglens.training.tasks import Recipe
+from stronglens.training.tasks import Recipe, SimclrRecipe
+from stronglens.training.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,10 @@ class Predictions:
 class Method(Protocol):
     """The functions of a method's module; `loop` calls nothing else of it."""
 
-    def build(self, recipe: Any, num_classes: int, spec: PreprocessSpec, weights: str) -> nn.Module:
-        """Return the net to train, its first weights as `models.load_weights` names them."""
+    def build(
+        self, recipe: Any, num_classes: int, spec: PreprocessSpec, weights: Weights
+    ) -> nn.Module:
+        """Return the net to train, on the CPU, with its first weights."""
 
     def optimizer(self, net: nn.Module, recipe: Any) -> torch.optim.Optimizer:
         """Return what steps the weights; its state must be tensors and numbers."""
@@ -61,15 +64,12 @@ class Method(Protocol):
     ) -> float:
         """Return the loss that schedule, early stop and best weights go by."""
 
-    def finish(
-        self, net: nn.Module, data: DataSet, recipe: Any, hardware: Hardware
-    ) -> Predictions:
+    def finish(self, net: nn.Module, data: DataSet, recipe: Any, hardware: Hardware) -> Predictions:
         """Complete the net with its best weights in place, and predict the validation split."""
 
 
 def method_of(recipe: Recipe) -> Method:
     """Return the module that trains by this recipe."""
     from stronglens.training import simclr, supervised
-    from stronglens.training.tasks import SimclrRecipe
 
     return simclr if isinstance(recipe, SimclrRecipe) else supervised

@@ -17,6 +17,8 @@ Net = Literal["resnext50", "small_cnn", "resnet18"]
 Schedule = Literal["plateau", "onecycle"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
+VAL_FRACTION = 0.1
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
@@ -52,7 +54,7 @@ class Recipe:
     """the training ends when its best epoch is more than this many epochs old; 0 never does"""
     seed: int = 42
     """of everything random: split, order, augmentation, weights, intervals"""
-    val_fraction: float = 0.1
+    val_fraction: float = VAL_FRACTION
     """share of each class held out where the data come without a `val` folder"""
     precision: Precision = "auto"
     """of the arithmetic; weights stay float32. `auto`: bfloat16 where the processor has it"""
