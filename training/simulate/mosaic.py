@@ -21,7 +21,9 @@ def save_mosaic(path: Path, out: Path, targets: list[Target], *, shuffled: bool 
         else [target for target in targets if target.cls == cls][:ACROSS]
         for row, cls in enumerate(classes)
     ]
-    tiles = [[grey(np.load(out / target.path, allow_pickle=False)) for target in row] for row in picks]
+    tiles = [
+        [grey(np.load(out / target.path, allow_pickle=False)) for target in row] for row in picks
+    ]
     side = tiles[0][0].shape[-1] + GAP
     sheet_HW = np.full((side * len(tiles) + GAP, side * ACROSS + GAP), 255, np.uint8)
     for i, row in enumerate(tiles):
