@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+GENERATOR = 1
+"""raise when a seed gives other pixels than before, so that the two are never mixed"""
+
 CLASSES = {"substructure": ("no", "sphere", "vort"), "lensfinding": ("lens", "nonlens")}
 """of each task, in the order of the labels and of the numbers in the seeds"""
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from stronglens.engine.errors import ConfigError, InputError
-from stronglens.training.simulate.layout import BYTES, CLASSES, Target, counts, plan
+from stronglens.training.simulate.layout import BYTES, CLASSES, GENERATOR, Target, counts, plan
 from stronglens.training.simulate.mosaic import save_mosaic
 
 FORMAT = 1
@@ -76,6 +76,7 @@ def simulate(
     _check(task, train, val, seed, options)
     targets = plan(task, train=train, val=val, seed=seed, flat=flat)
     module = importlib.import_module(f"stronglens.training.simulate.{task}")
+    recipe = getattr(module, "RECIPE", None)
     manifest = {
         "format": FORMAT,
         "simulated": True,
@@ -85,7 +86,8 @@ def simulate(
         "seed": seed,
         "counts": counts(targets),
         "options": options if task == "substructure" else {},
-        "recipe": json.loads(json.dumps(asdict(module.RECIPE))),
+        "generator": GENERATOR,
+        "recipe": json.loads(json.dumps(asdict(recipe))) if recipe else {},
         "versions": {name: version(name) for name in ("stronglens", "numpy", "numba", "scipy")},
     }
     render = partial(module.render, **manifest["options"])
