@@ -27,3 +27,20 @@ def prepare(raw, spec):
         x = np.arcsinh((v - median) / (np.longdouble(spec.softening) * sigma))
     x = np.where(finite, x, 0)
     return x.astype(np.float32), n_filled, True
+
+
+# ---------------------------------------------------------------- training.simulate.hst_*
+
+
+def hst_binned(light_HW, factor):
+    """Sum factor × factor blocks."""
+    height, width = (side // factor for side in light_HW.shape)
+    return light_HW.reshape(height, factor, width, factor).sum((1, 3))
+
+
+def hst_convolve_at(light_HW, kernel_HW, row, col):
+    """Return one pixel of `light_HW` seen through the kernel: the sum over all that reach it."""
+    half = kernel_HW.shape[0] // 2
+    padded = np.pad(light_HW.astype(np.float64), half)
+    around = padded[row : row + 2 * half + 1, col : col + 2 * half + 1]
+    return float((around * kernel_HW[::-1, ::-1]).sum())

@@ -61,7 +61,8 @@ class Patch:
         """Return (u, v) of every pixel: arcsec along the major axis, and across it over q."""
         dy, dx = self.y_H1 - np.float32(place.y), self.x_1W - np.float32(place.x)
         cos, sin = np.float32(math.cos(place.pa)), np.float32(math.sin(place.pa))
-        return dx * cos + dy * sin, (dy * cos - dx * sin) / np.float32(place.q)
+        across = (dy * cos - dx * sin) / np.float32(place.q)
+        return dx * cos + dy * sin, np.asarray(across, np.float32)
 
     def add(self, shape_HW: Image, flux: float) -> None:
         """Add `shape_HW` scaled to hold `flux` e-/s; a shape without light adds nothing."""
@@ -123,20 +124,21 @@ def binned(light_HW: Image, factor: int) -> Image:
 
 
 def sersic_b(index: float) -> float:
-    """Return b of a Sérsic profile, for which the radius holds half of the light (Capaccioli 89)."""
+    """Return b of a Sérsic profile whose `radius` holds half of the light (Capaccioli 1989)."""
     return 1.9992 * index - 0.3271
 
 
 def sersic_scale(radius: float, index: float) -> float:
-    """Return the flux of a Sérsic profile whose brightness at `radius` is 1 (Graham & Driver 05)."""
+    """Return the flux of a Sérsic profile that is 1 at `radius` (Graham & Driver 2005, eq. 4)."""
     b = sersic_b(index)
-    return 2 * math.pi * index * radius**2 * math.exp(b) * b ** (-2 * index) * math.gamma(2 * index)
+    shape = index * math.exp(b) * math.pow(b, -2 * index) * math.gamma(2 * index)
+    return 2 * math.pi * radius**2 * shape
 
 
 def sersic_shape(r2_HW: NDArray[np.floating], radius: float, index: float) -> NDArray[np.floating]:
     """Return the Sérsic profile, 1 at `radius`, at the squared elliptical radii `r2_HW`."""
     b = sersic_b(index)
-    power = np.log(r2_HW * (1 / radius**2))
+    power: NDArray[np.floating] = np.log(r2_HW * (1 / radius**2))
     power *= 0.5 / index
     np.exp(power, out=power)
     power -= 1

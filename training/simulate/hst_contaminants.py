@@ -93,7 +93,7 @@ def _spiral(canvas: Canvas, rng: Rng, central: Central) -> None:
 
 def _irregular(canvas: Canvas, rng: Rng, central: Central) -> None:
     """A faint patchy disc, often with a second one beside it."""
-    disc = Disc(bulge=0.05, clumps=float(rng.uniform(0.2, 0.5)), patchiness=0.6)
+    disc = Disc(bulge=0.05, clumps=float(rng.uniform(0.1, 0.35)), patchiness=0.6)
     fainter = central.flux * 10 ** (-0.4 * float(rng.uniform(0.5, 2.5)))
     add_disc(canvas, rng, fainter, central.radius, _place(rng, 0.0, 0.0, 0.35), disc)
     if rng.random() < 0.5:
@@ -110,7 +110,7 @@ def _ring(canvas: Canvas, rng: Rng, central: Central) -> None:
 
 
 def _edge_on(canvas: Canvas, rng: Rng, central: Central) -> None:
-    add_edge_on(canvas, rng, central.flux, 1.5 * central.radius, _place(rng, 0.0, 0.0, 0.1))
+    add_edge_on(canvas, rng, central.flux, 1.2 * central.radius, _place(rng, 0.0, 0.0, 0.1))
 
 
 def _merger(canvas: Canvas, rng: Rng, central: Central) -> None:
@@ -125,7 +125,7 @@ def _merger(canvas: Canvas, rng: Rng, central: Central) -> None:
 
 def _progenitor(canvas: Canvas, rng: Rng, flux: float, radius: float, y: float, x: float) -> None:
     if rng.random() < 0.6:
-        disc = replace(draw_spiral(rng), arms=2, clumps=0.2)
+        disc = replace(draw_spiral(rng), arms=2)
         add_disc(canvas, rng, flux, 1.3 * radius, _place(rng, y, x, 0.35), disc)
     else:
         add_sersic(canvas, flux, 0.8 * radius, float(rng.uniform(2, 4.5)), _place(rng, y, x, 0.5))

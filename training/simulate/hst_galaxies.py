@@ -28,7 +28,7 @@ def add_early(canvas: Canvas, rng: Rng, flux: float, radius: float, y: float, x:
     index = float(np.clip(rng.normal(3.9, 0.8), 2.2, 5.5))
     if rng.random() < 0.3:  # a lenticular's disc, or a giant's envelope
         add_sersic(canvas, 0.7 * flux, 0.7 * radius, index, place)
-        outer = Place(y, x, max(0.35, q - 0.25), place.pa)
+        outer = Place(y, x, max(0.42, q - 0.18), place.pa)
         add_sersic(canvas, 0.3 * flux, 1.8 * radius, 1.0, outer)
     else:
         add_sersic(canvas, flux, radius, index, place)
@@ -58,12 +58,12 @@ def draw_spiral(rng: Rng) -> Disc:
     return Disc(
         arms=int(rng.choice([0, 2, 2, 2, 3, 4])),
         pitch=math.radians(rng.uniform(12, 34)),
-        contrast=float(rng.uniform(0.25, 0.65)),
+        contrast=float(rng.uniform(0.3, 0.7)),
         sharpness=float(rng.choice([1.0, 1.5, 2.5, 4.0])),
         bulge=float(rng.uniform(0.05, 0.45)),
-        clumps=float(rng.uniform(0.05, 0.3)),
+        clumps=float(rng.uniform(0.01, 0.14)),
         bar=float(rng.uniform(0.8, 1.6)) if rng.random() < 0.35 else 0.0,
-        patchiness=float(rng.uniform(0.15, 0.4)),
+        patchiness=float(rng.uniform(0.08, 0.3)),
     )
 
 
@@ -99,7 +99,7 @@ def _arms(rng: Rng, r_HW: Image, angle_HW: Image, disc: Disc) -> Image:
 
     `r_HW` is in scale lengths. The arms wobble a little and start outside the bulge.
     """
-    wobble = np.float32(0.25) * texture(rng, r_HW.shape, 1.5)
+    wobble = np.float32(0.2) * texture(rng, r_HW.shape, 2.0)
     phase = angle_HW - np.log(r_HW) * np.float32(1 / math.tan(disc.pitch)) + wobble
     phase *= np.float32(disc.arms / 2)
     wave = np.abs(np.cos(phase)) ** np.float32(2 * disc.sharpness)
@@ -118,20 +118,20 @@ def _add_bar(patch: Patch, flux: float, half: float, place: Place) -> None:
 
 def _add_clumps(canvas: Canvas, rng: Rng, flux: float, patch: Patch, allowed_HW: Image) -> None:
     """Add star-forming knots where `allowed_HW` is bright, few bright ones and many faint ones."""
-    count = int(rng.poisson(50)) + 12
+    count = int(rng.poisson(60)) + 20
     ladder = np.cumsum(allowed_HW.ravel() ** np.float32(1.15), dtype=np.float64)
     if ladder[-1] <= 0:
         return
     at = np.searchsorted(ladder, rng.random(count) * ladder[-1]).clip(max=ladder.size - 1)
     row, col = np.unravel_index(at, allowed_HW.shape)
-    weight = rng.pareto(2.2, count) + 0.3
-    sigma = rng.uniform(0.03, 0.1, count)
+    weight = np.minimum(rng.pareto(2.5, count), 4.0) + 0.3
+    sigma = rng.uniform(0.03, 0.13, count)
     add_knots(canvas, weight * (flux / weight.sum()), patch.y_H1[row, 0], patch.x_1W[0, col], sigma)
 
 
 def add_edge_on(canvas: Canvas, rng: Rng, flux: float, radius: float, place: Place) -> None:
     """Add a disc seen from the side: sech² across, a dust lane, a bulge; `place.q` is unused."""
-    scale, height = radius / 1.678, radius * float(rng.uniform(0.06, 0.14))
+    scale, height = radius / 1.678, radius * float(rng.uniform(0.08, 0.2))
     patch = canvas.patch(place.y, place.x, min(7 * scale, 10.0))
     if patch.light_HW.size == 0:
         return

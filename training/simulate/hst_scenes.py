@@ -22,7 +22,7 @@ from stronglens.training.simulate.hst_lens import Mass, Source, draw_source, len
 
 _ARC_SAMPLES = 2 * OVERSAMPLE  # parts of a pixel: knots of sources are as narrow as a fine pixel
 _TRIES = 40
-_VISIBLE = 0.25  # square arcsec of arcs above the noise and the lens galaxy's light
+_VISIBLE = (0.3, 1.3)  # square arcsec of arcs above the noise and the light of the galaxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ def paint_lens(canvas: Canvas, rng: Rng, central: Central, noise: float) -> dict
     """
     place = add_early(canvas, rng, central.flux, central.radius, 0.0, 0.0)
     light_HW = binned(canvas.light_HW, OVERSAMPLE)
+    wanted = float(rng.uniform(*_VISIBLE))
     best: tuple[float, Mass, Source] | None = None
     for _ in range(_TRIES):
         mass = draw_mass(rng, central.magnitude, place)
@@ -67,7 +68,7 @@ def paint_lens(canvas: Canvas, rng: Rng, central: Central, noise: float) -> dict
         visible = _visible_area(canvas, mass, source, light_HW, noise)
         if best is None or visible > best[0]:
             best = visible, mass, source
-        if visible > _VISIBLE:
+        if visible > wanted:
             break
     assert best is not None
     visible, mass, source = best
