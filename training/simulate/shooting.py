@@ -3,7 +3,7 @@
 Positions are arcseconds from the centre of the cutout, x along columns and y along rows.
 Deflections are those of LensModel's SIS, SHEAR and POINT_MASS; the source is LightModel's
 SERSIC_ELLIPSE; the PSF is scipy.ndimage.gaussian_filter's. A straight line mass is in none of them:
-see `line_deflection`.
+see `add_line`.
 """
 
 import math
@@ -12,6 +12,10 @@ from functools import cache
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+Lens = tuple[float, float, float]
+Line = tuple[float, float, float, float, float]
+Source = tuple[float, float, float, float, float]
 
 SIDE = 150
 """pixels along a side of the cutout"""
@@ -33,35 +37,36 @@ MANTISSA_BITS = 52 - STEP_BITS
 
 
 @njit(nogil=True, error_model="numpy")
-def line_deflection(
-    x: float, y: float, line: tuple[float, float, float, float, float]
-) -> tuple[float, float]:
-    """Deflect by a uniform straight line mass (x1, y1, x2, y2, θ_E²).
+def add_line(x_W: NDArray[np.float64], y: float, line: Line, alpha_2W: NDArray[np.float64]) -> None:
+    """Add the deflection by a uniform straight line mass (x1, y1, x2, y2, θ_E²) to a row of rays.
 
-    In the frame of the line, of length L, and with mass-sheet scale θ_E²/L: along it, the log of
-    the ratio of the distances to its ends; across it, the angle under which it is seen. This is
-    the limit of a string of point masses.
+    In the frame of the line, of length L, and in units of θ_E²/L: along it, the log of the ratio
+    of the distances to its ends; across it, the angle under which it is seen. This is the limit
+    of a string of point masses.
     """
     x1, y1, x2, y2, theta2 = line
     length = math.hypot(x2 - x1, y2 - y1)
     cos = (x2 - x1) / length
     sin = (y2 - y1) / length
-    u = (x - x1) * cos + (y - y1) * sin
-    v = (y - y1) * cos - (x - x1) * sin
-    w = u - length
-    v2 = v * v + SOFT
-    along = theta2 / length * 0.5 * math.log((u * u + v2) / (w * w + v2))
-    across = theta2 / length * math.atan2(v * length, u * w + v2)
-    return along * cos - across * sin, along * sin + across * cos
+    scale = theta2 / length
+    for j in range(x_W.size):
+        u = (x_W[j] - x1) * cos + (y - y1) * sin
+        v = (y - y1) * cos - (x_W[j] - x1) * sin
+        w = u - length
+        v2 = v * v + SOFT
+        along = scale * 0.5 * math.log((u * u + v2) / (w * w + v2))
+        across = scale * math.atan2(v * length, u * w + v2)
+        alpha_2W[0, j] += along * cos - across * sin
+        alpha_2W[1, j] += along * sin + across * cos
 
 
 @njit(nogil=True, error_model="numpy")
 def deflect(
     x_W: NDArray[np.float64],
     y: float,
-    lens: tuple[float, float, float],
+    lens: Lens,
     points_P3: NDArray[np.float64],
-    line: tuple[float, float, float, float, float],
+    line: Line,
     alpha_2W: NDArray[np.float64],
 ) -> None:
     """Write the deflection of one row of rays. One loop a mass: each of them vectorises."""
@@ -80,18 +85,15 @@ def deflect(
             alpha_2W[0, j] += scale * dx
             alpha_2W[1, j] += scale * dy
     if line[4] > 0.0:
-        for j in range(x_W.size):
-            ax, ay = line_deflection(x_W[j], y, line)
-            alpha_2W[0, j] += ax
-            alpha_2W[1, j] += ay
+        add_line(x_W, y, line, alpha_2W)
 
 
 @njit(nogil=True, error_model="numpy")
 def trace(
-    lens: tuple[float, float, float],
+    lens: Lens,
     points_P3: NDArray[np.float64],
-    line: tuple[float, float, float, float, float],
-    source: tuple[float, float, float, float, float],
+    line: Line,
+    source: Source,
     table_T4: NDArray[np.float64],
     image_HW: NDArray[np.float64],
 ) -> None:
@@ -100,7 +102,7 @@ def trace(
     Args:
         lens: θ_E of the isothermal sphere in arcsec, then the external shear γ1, γ2.
         points_P3: point masses: x, y, θ_E² (P may be 0).
-        line: see `line_deflection`; θ_E² = 0 for none.
+        line: see `add_line`; θ_E² = 0 for none.
         source: x, y, R of the Sérsic profile in arcsec, ellipticity e1, e2.
         table_T4: from `profile_table`.
         image_HW: float64, square, written.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stronglens.training.simulate.shooting import (
     PIXEL,
     SIDE,
+    Line,
     blur,
     gaussian,
     profile_table,
@@ -29,7 +30,6 @@ DTYPE = np.dtype(np.float64)
 
 Orientation = Literal["reference", "any"]
 Range = tuple[float, float]
-Line = tuple[float, float, float, float, float]
 
 NO_LINE: Line = (0.0, 0.0, 0.0, 0.0, 0.0)
 SPEED_OF_LIGHT = 299792.458  # km/s
@@ -126,7 +126,7 @@ def einstein_radius(mass: float, z_lens: float, z_source: float) -> float:
 
 
 def draw_scene(rng: np.random.Generator, orientation: Orientation = "reference") -> Scene:
-    """Draw lens, source and exposure; the orders of the draws is part of the recipe."""
+    """Draw lens, source and exposure; their order is part of the recipe."""
     r = RECIPE
     degrees = r.angle_degrees if orientation == "reference" else (0.0, 180.0)
     z_lens, z_source = rng.uniform(*r.z_lens), rng.uniform(*r.z_source)
