@@ -114,16 +114,12 @@ def fit_spec(
 
 
 def is_simulated(path: Path) -> bool:
-    """Return whether the simulator's manifest.json, in the folder or above it, says so."""
-    for manifest in (path / "manifest.json", path.parent / "manifest.json"):
-        if manifest.is_file():
-            try:
-                found = json.loads(manifest.read_text())
-            except (ValueError, OSError):
-                continue
-            if isinstance(found, dict) and found.get("simulated") is True:
-                return True
-    return False
+    """Return whether the folder's manifest.json, which the simulator writes, says so."""
+    try:
+        found = json.loads((path / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("simulated") is True
 
 
 def _read(

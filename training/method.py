@@ -1,6 +1,6 @@
 """What a training method is: the functions that `supervised` and `simclr` both define."""
 
-from contextlib import AbstractContextManager
+import importlib
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,22 +11,9 @@ from torch import Tensor, nn
 
 from stronglens.engine.preprocess import PreprocessSpec
 from stronglens.training.data import DataSet
+from stronglens.training.hardware import Hardware
 from stronglens.training.tasks import Recipe, SimclrRecipe
 from stronglens.training.weights import Weights
-
-
-@dataclass(frozen=True, slots=True)
-class Hardware:
-    """Where a net runs, and in which precision."""
-
-    device: torch.device
-    dtype: torch.dtype
-    """of the autocast regions; float32 switches autocast off"""
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context in which forward passes run."""
-        half = self.dtype != torch.float32
-        return torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
 
 
 @dataclass(slots=True)
@@ -69,7 +56,7 @@ class Method(Protocol):
 
 
 def method_of(recipe: Recipe) -> Method:
-    """Return the module that trains by this recipe."""
-    from stronglens.training import simclr, supervised
-
-    return simclr if isinstance(recipe, SimclrRecipe) else supervised
+    """Return the module that trains by this recipe; imported here, as it imports this one."""
+    name = "simclr" if isinstance(recipe, SimclrRecipe) else "supervised"
+    method: Method = importlib.import_module(f"stronglens.training.{name}")
+    return method

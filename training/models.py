@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stronglens.engine.errors import ConfigError
+from stronglens.training.tasks import Recipe
 from stronglens.training.weights import RANDOM, Weights
 
 
@@ -129,6 +130,13 @@ class LensFinder(nn.Module):
         return z_BD
 
 
+def describe(net: nn.Module, recipe: Recipe) -> str:
+    """Return one line on a net: its name, its size, and whether it is the reference's."""
+    count = sum(weight.numel() for weight in net.parameters()) / 1e6
+    small = ", a much smaller net than the reference's ResNeXt50 of 23.0 M"
+    return f"{recipe.net}: {count:.2f} M parameters{small if recipe.net == 'small_cnn' else ''}"
+
+
 def pool(maps_BDHW: Tensor) -> Tensor:
     """Return the mean of each feature map (B, D), in float32."""
     return maps_BDHW.float().mean(dim=(2, 3))
@@ -191,7 +199,8 @@ def _body(net: nn.Module, weights: Weights) -> nn.Module:
     stem = layers["conv1"]
     assert isinstance(stem, nn.Conv2d)
     body = nn.Sequential(layers)
-    if weights.state is not None and weights.state["conv1.weight"].shape[1] == 3:
+    kernels = (weights.state or {}).get("conv1.weight")
+    if kernels is not None and kernels.ndim == 4 and kernels.shape[1] == 3:
         _start_from(body, weights)
         body.conv1 = one_channel(stem)
     else:

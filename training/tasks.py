@@ -20,6 +20,11 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 VAL_FRACTION = 0.1
 
 
+def _check(recipe: "Recipe", name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"{name}={getattr(recipe, name)}: expected {expected}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """The settings of any training."""
@@ -270,8 +275,3 @@ def _describe(kind: Any) -> str:
     if get_origin(kind) is tuple:
         return f"{len(get_args(kind))} numbers separated by commas"
     return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "text")
-
-
-def _check(recipe: Recipe, name: str, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name}={getattr(recipe, name)}: expected {expected}")

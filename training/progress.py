@@ -1,0 +1,95 @@
+"""Progress on stderr: one line that is rewritten on a terminal, few lines in a log."""
+
+import sys
+import time
+from typing import TextIO
+
+SETTLE_S = 5.0
+"""seconds of steady steps after which the speed is believed"""
+VALIDATION_COST = 1 / 3
+"""of a cutout, relative to training on it: the forward pass only"""
+
+
+class Progress:
+    """Tells how far a training is and how long it will take."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+        self.total = self.done = 0.0
+        self.epochs = 0
+        self.started = self.timed_from = self.shown = 0.0
+        self.announced = False
+
+    def say(self, text: str) -> None:
+        """Write lines that stay."""
+        if self.live:
+            self.stream.write("\r\x1b[K")
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def start(self, epochs: int, train: int, val: int) -> None:
+        """Begin: `epochs` still to do, at most, each of so many cutouts."""
+        self.epochs = epochs
+        self.per_epoch = train + VALIDATION_COST * val
+        self.total = epochs * self.per_epoch
+        self.done = self.timed_from = 0.0
+        self.started = self.shown = time.monotonic()
+
+    def step(self, epoch: int, cutouts: int, seen: int, train: int) -> None:
+        """Tell of a training step: `seen` of `train` cutouts of `epoch` are behind."""
+        self.done += cutouts
+        now = time.monotonic()
+        if self.timed_from == 0.0:  # the first step warms up: allocations, compilations
+            self.started, self.timed_from = now, self.done
+            return
+        if not self.announced and now - self.started > SETTLE_S:
+            self.announced = True
+            self.say(
+                f"about {duration(self._left(now))} for {self.epochs} epochs at most, "
+                f"at {self._rate(now):,.0f} cutouts a second"
+            )
+        if now - self.shown >= self._pause(now):
+            self.shown = now
+            self._show(
+                f"epoch {epoch + 1}: {seen:,} of {train:,} cutouts, "
+                f"{self._rate(now):,.0f} a second, at most {duration(self._left(now))} left"
+            )
+
+    def end_epoch(self, epoch: int, start: int, text: str) -> None:
+        """Tell of a finished epoch; `start` is the first epoch of this process."""
+        self.done = (epoch - start + 1) * self.per_epoch
+        self.say(text)
+
+    def simulated(self, done: int, total: int) -> None:
+        """Tell how many cutouts the simulator has made."""
+        now = time.monotonic()
+        if now - self.shown >= (0.2 if self.live else 30.0):
+            self.shown = now
+            self._show(f"simulated {done:,} of {total:,} cutouts")
+
+    def _pause(self, now: float) -> float:
+        if self.live:
+            return 0.2
+        return max(60.0, 0.02 * (now - self.started + self._left(now)))
+
+    def _rate(self, now: float) -> float:
+        return (self.done - self.timed_from) / max(now - self.started, 1e-9)
+
+    def _left(self, now: float) -> float:
+        return (self.total - self.done) / max(self._rate(now), 1e-9)
+
+    def _show(self, text: str) -> None:
+        if self.live:
+            self.stream.write(f"\r{text}\x1b[K")
+            self.stream.flush()
+        else:
+            self.say(text)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: 45 s, 12 min, 1 h 05 min."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

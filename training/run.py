@@ -1,0 +1,265 @@
+"""One training from start to finish: data, first weights, epochs, scores, the run's folder."""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stronglens.engine.errors import ConfigError, InputError
+from stronglens.training import checkpoint, metrics, plots
+from stronglens.training.checkpoint import RunConfig, write_text
+from stronglens.training.data import DataSet, load_dataset
+from stronglens.training.hardware import Hardware, open_hardware
+from stronglens.training.listing import hash_files, list_dataset
+from stronglens.training.loop import train
+from stronglens.training.method import Predictions, method_of
+from stronglens.training.models import describe
+from stronglens.training.progress import Progress
+from stronglens.training.schedule import best_epoch
+from stronglens.training.state import State, newest_state
+from stronglens.training.summary import summary
+from stronglens.training.tasks import TASKS, Recipe, Task, override
+from stronglens.training.weights import Weights, load_weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What `lens-train` was asked for."""
+
+    task: str
+    data: Path | None
+    """None: the task's default folder, else the simulator"""
+    out: Path
+    recipe: str
+    settings: Sequence[str] = ()
+    """"name=value" each, changing the recipe"""
+    weights: str = "auto"
+    device: str = "auto"
+    compiled: bool = False
+
+
+def run(order: Order, progress: Progress) -> str:
+    """Train, or go on with a training that was killed; return the summary for the user.
+
+    Raises:
+        LensError: what cannot be done, before the work begins wherever that can be known.
+    """
+    task = TASKS[order.task]
+    recipe = chosen_recipe(task, order.recipe, order.settings)
+    hardware = open_hardware(order.device, recipe.precision)
+    data_dir = find_data(task, recipe, order.data, progress)
+    found = previous(order.out)
+    if found is not None:
+        check_same(order, found, _planned(order, found, recipe, hardware, data_dir))
+        if checkpoint.is_finished(order.out):
+            progress.say(f"{order.out} is finished: nothing to do")
+            return summary(order.out)
+    weights = _first_weights(order, recipe, found, progress)
+    data = load_dataset(
+        task,
+        data_dir,
+        seed=recipe.seed,
+        val_fraction=recipe.val_fraction,
+        cache_dir=order.out,
+        say=progress.say,
+    )
+    config = _config(order, data, recipe, hardware, weights)
+    if found is not None:
+        check_same(order, found, config)
+    order.out.mkdir(parents=True, exist_ok=True)
+    write_text(order.out / "config.json", config.to_json())
+    _train(order, config, data, weights, hardware, progress)
+    return summary(order.out)
+
+
+def chosen_recipe(task: Task, name: str, settings: Iterable[str]) -> Recipe:
+    """Return a recipe of the task with the settings applied."""
+    if name not in task.recipes:
+        raise ConfigError(f"--recipe {name}: {task.name} has {', '.join(task.recipes)}")
+    return override(task.recipes[name], settings)
+
+
+def find_data(task: Task, recipe: Recipe, given: Path | None, progress: Progress) -> Path:
+    """Return the data set's folder: the one given, the task's own, or a simulated one."""
+    if given is not None:
+        if not given.is_dir():
+            raise InputError(f"--data {given}: no such folder")
+        return given
+    if (default := Path(task.default_data)).is_dir():
+        progress.say(f"training data: {default}/")
+        return default
+    return _simulated(task, recipe, progress)
+
+
+def previous(out: Path) -> RunConfig | None:
+    """Return the configuration of the run that `out` holds; None where it is new or empty."""
+    config = checkpoint.read_config(out)
+    if config is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} holds something that is no run: choose another --out")
+    return config
+
+
+def check_same(order: Order, found: RunConfig, wanted: RunConfig) -> None:
+    """Refuse to go on with another training than the one the folder holds."""
+    if lines := checkpoint.differences(found, wanted):
+        more = f"\n  … and {len(lines) - 5} more" if len(lines) > 5 else ""
+        raise ConfigError(
+            f"{order.out} holds another training:\n  " + "\n  ".join(lines[:5]) + more + "\n"
+            f"give another folder with --out, or delete {order.out}"
+        )
+
+
+def _simulated(task: Task, recipe: Recipe, progress: Progress) -> Path:
+    from stronglens.training.simulate.cli import SEED
+    from stronglens.training.simulate.writer import simulate
+
+    train, val = recipe.simulated_train, recipe.simulated_val
+    folder = Path("simulated", f"{task.name}-{train}-{val}")
+    progress.say(
+        f"NO DATA: there is no {task.default_data}/ here and no --data was given.\n"
+        f"Training on SIMULATED cutouts instead, made in {folder}/; scores on them say nothing\n"
+        "about real ones, and the run's record says that they are simulated."
+    )
+    simulate(task.name, folder, train=train, val=val, seed=SEED, progress=progress.simulated)
+    return folder
+
+
+def _planned(
+    order: Order, found: RunConfig, recipe: Recipe, hardware: Hardware, data_dir: Path
+) -> RunConfig:
+    """Return what the configuration will be, as far as is known before the data are read."""
+    listing = list_dataset(
+        TASKS[order.task], data_dir, seed=recipe.seed, val_fraction=recipe.val_fraction
+    )
+    files = [each.path for each in listing.train + listing.val]
+    return RunConfig(
+        task=order.task,
+        classes=listing.classes,
+        recipe=recipe,
+        preprocess=found.preprocess,
+        data=found.data | {"sha256": hash_files(data_dir, files)[0], "path": str(data_dir)},
+        weights=found.weights | {"asked": order.weights},
+        precision=hardware.precision,
+        device=hardware.device.type,
+        versions=found.versions,
+    )
+
+
+def _first_weights(
+    order: Order, recipe: Recipe, found: RunConfig | None, progress: Progress
+) -> Weights:
+    """Load the first weights; a training that has epochs behind it needs only their name."""
+    if found is not None and newest_state(order.out / "state") is not None:
+        return Weights(found.weights["origin"])
+    return load_weights(order.weights, recipe.net, progress.say)
+
+
+def _config(
+    order: Order, data: DataSet, recipe: Recipe, hardware: Hardware, weights: Weights
+) -> RunConfig:
+    return RunConfig(
+        task=order.task,
+        classes=data.classes,
+        recipe=recipe,
+        preprocess=data.spec,
+        data=data.origin,
+        weights={"asked": order.weights, "origin": weights.origin},
+        precision=hardware.precision,
+        device=hardware.device.type,
+        versions=checkpoint.versions(),
+    )
+
+
+def _train(
+    order: Order,
+    config: RunConfig,
+    data: DataSet,
+    weights: Weights,
+    hardware: Hardware,
+    progress: Progress,
+) -> None:
+    method = method_of(config.recipe)
+    torch.manual_seed(config.recipe.seed)
+    net = method.build(config.recipe, len(data.classes), data.spec, weights)
+    progress.say(describe(net, config.recipe) + f" on {hardware}, {_sizes(data)}")
+    if order.compiled:
+        net.compile()
+    state = train(
+        net,
+        data,
+        config.recipe,
+        method,
+        hardware,
+        state_dir=order.out / "state",
+        progress=progress,
+    )
+    progress.say("scoring the validation split")
+    predictions = method.finish(net, data, config.recipe, hardware)
+    checkpoint.save_weights(order.out / "model.safetensors", net)
+    _write_results(order.out, config, data, state, predictions)
+    shutil.rmtree(order.out / "state")
+
+
+def _sizes(data: DataSet) -> str:
+    return f"{len(data.train.ids):,} cutouts to train on, {len(data.val.ids):,} to validate on"
+
+
+def _write_results(
+    out: Path, config: RunConfig, data: DataSet, state: State, predictions: Predictions
+) -> None:
+    """Write everything of a run's folder but its weights; metrics.json last."""
+    y_N, prob_NK = predictions.y_N, predictions.prob_NK
+    scores = metrics.summarise(y_N, prob_NK, config.classes, seed=config.recipe.seed)
+    history = [asdict(row) for row in state.history]
+    write_text(out / "history.csv", _csv(history))
+    write_text(out / "timings.csv", _csv([asdict(row) for row in state.timings]))
+    write_text(out / "val_predictions.csv", _csv(_rows(predictions, config.classes)))
+    plots.roc_png(y_N, prob_NK, config.classes, scores, out / "roc.png")
+    plots.loss_png([_drawn(row) for row in history], out / "loss.png")
+    plots.mistakes_png(
+        data.val.x_NHW, predictions.ids, y_N, prob_NK, config.classes, out / "mistakes.png"
+    )
+    losses = [row.monitored_loss for row in state.history]
+    record = scores | {
+        "split": f"validation: {config.data['split']}",
+        "simulated": config.data["simulated"],
+        "best_epoch": best_epoch(losses),
+        "best_loss": min(losses),
+        "epochs": len(losses),
+        **predictions.extras,
+    }
+    write_text(out / "metrics.json", json.dumps(record, indent=2) + "\n")
+
+
+def _drawn(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row as the plot reads it; a loss that is only the training's again is no second."""
+    other = row["monitored_loss"] != row["train_loss"]
+    return row | ({"val_loss": row["monitored_loss"]} if other else {})
+
+
+def _rows(predictions: Predictions, classes: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": name,
+            "true": classes[y],
+            **{f"p_{cls}": f"{p:.9g}" for cls, p in zip(classes, prob_K, strict=True)},
+            "label": classes[int(prob_K.argmax())],
+        }
+        for name, y, prob_K in zip(
+            predictions.ids, predictions.y_N, predictions.prob_NK, strict=True
+        )
+    ]
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
