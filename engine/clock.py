@@ -17,7 +17,7 @@ class StageClock:
     def add(self, **seconds: float) -> None:
         """Add to each stage named."""
         with self._lock:
-            self.seconds.update(seconds)  # type: ignore[arg-type] # a Counter may count in floats
+            self.seconds.update(seconds)
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:

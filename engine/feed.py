@@ -1,7 +1,7 @@
 """Threads that read and prepare cutouts into a ring of batch buffers, in order."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from queue import SimpleQueue
@@ -60,7 +60,7 @@ def feed(
     buffer: Callable[[tuple[int, int, int]], NDArray[np.float32]] = host_buffer,
     ahead: int = 2,
     clock: StageClock | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield the cutouts of `source`, prepared, in its order; only the last batch may be short.
 
     A cutout that cannot be used becomes a row of zeros whose flags say why; a row never

@@ -1,0 +1,153 @@
+"""Where prepared cutouts become probabilities: one module per runtime, nothing else names one."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stronglens.engine.bundle import Bundle
+from stronglens.engine.config import AUTO, DEVICES, PRECISIONS
+from stronglens.engine.errors import BackendError, ConfigError
+from stronglens.engine.machine import count_gpus, usable_cores
+
+
+class Backend(Protocol):
+    """A loaded model. Not shared between threads."""
+
+    device: str
+    """cpu or cuda"""
+    precision: str
+    """what it computes in"""
+    label: str
+    """one line: runtime, device, precision, threads, batch, and why these"""
+    batch_size: int
+    """cutouts it is best given at once; it takes any number"""
+
+    def buffer(self, shape_BHW: tuple[int, int, int]) -> NDArray[np.float32]:
+        """Return host memory that the runtime reads fast."""
+
+    def run(self, x_BHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the probabilities (B, K) float32, owned by the caller.
+
+        Raises:
+            BackendError: the runtime failed.
+        """
+
+    def close(self) -> None:
+        """Free the model. Safe to call twice."""
+
+
+def open_backend(
+    bundle: Bundle,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int = AUTO,
+    batch_size: int = AUTO,
+) -> Backend:
+    """Load the bundle's model where it runs fastest, or where it was asked to run.
+
+    Nothing is measured: `auto` goes by what the machine has, what the bundle holds, and which
+    precisions passed its parity check. A device or precision asked for by name is used, or it
+    is an error.
+
+    Args:
+        bundle: from `load_bundle`.
+        device: auto, cpu or cuda.
+        precision: auto, float32, bfloat16, float16 or int8.
+        threads: of the model on the CPU; 0: all cores.
+        batch_size: cutouts given at once; 0: what suits the device.
+
+    Raises:
+        ConfigError: no such device or precision.
+        BackendError: what was asked for cannot run here; says what to install or choose.
+        BundleError: the bundle lacks the graph that was asked for.
+    """
+    for name, value, choices in (("device", device, DEVICES), ("precision", precision, PRECISIONS)):
+        if value not in choices:
+            raise ConfigError(f"{name} {value!r}: choose {', '.join(choices)}")
+    if device == "cuda":
+        return _open_cuda(bundle, precision, batch_size)
+    note = "asked for" if device == "cpu" else "no GPU was found"
+    if device == "auto" and precision not in ("bfloat16", "int8") and count_gpus():
+        try:
+            return _open_cuda(bundle, precision, batch_size)
+        except BackendError as err:
+            note = f"there is a GPU, but {err}"
+    return _open_cpu(bundle, precision, threads or usable_cores(), batch_size, note)
+
+
+def _open_cuda(bundle: Bundle, precision: str, batch_size: int) -> Backend:
+    why = "asked for"
+    if precision == "auto":
+        passed = "float16" in bundle.manifest.parity
+        precision = "float16" if passed else "float32"
+        why = "it passed the parity check" if passed else "the bundle has no float16 that passed"
+    if precision not in ("float16", "float32"):
+        raise BackendError(
+            f"{precision} does not run on cuda with ONNX Runtime: choose float16 or float32"
+        )
+    graph = bundle.graph(precision)
+    try:
+        from stronglens.engine.backends.ort import OrtBackend
+    except ModuleNotFoundError as missing:
+        raise BackendError("cuda needs onnxruntime: pip install onnxruntime-gpu") from missing
+    return OrtBackend(graph, device="cuda", precision=precision, batch_size=batch_size, why=why)
+
+
+def _open_cpu(bundle: Bundle, precision: str, threads: int, batch_size: int, note: str) -> Backend:
+    try:
+        from stronglens.engine.backends import openvino
+    except ModuleNotFoundError:
+        return _open_cpu_without_openvino(bundle, precision, threads, batch_size, note)
+    native = openvino.native_precisions()
+    if precision == "auto":
+        precision, why = choose_cpu_precision(native, set(bundle.manifest.parity))
+        note = f"{why}; {note}"
+    elif precision not in native:
+        raise BackendError(
+            f"this CPU does not compute in {precision}: choose {', '.join(sorted(native))}"
+            + (", or a GPU with --device cuda" if precision == "float16" else "")
+        )
+    return openvino.OpenVinoBackend(
+        bundle.graph(precision),
+        precision=precision,
+        threads=threads,
+        batch_size=batch_size,
+        why=note,
+    )
+
+
+def _open_cpu_without_openvino(
+    bundle: Bundle, precision: str, threads: int, batch_size: int, note: str
+) -> Backend:
+    """Fall back on ONNX Runtime, at about half the speed."""
+    if precision not in ("auto", "float32", "int8"):
+        raise BackendError(f"{precision} on the CPU needs OpenVINO: pip install openvino")
+    try:
+        from stronglens.engine.backends.ort import OrtBackend
+    except ModuleNotFoundError as missing:
+        raise BackendError("no runtime is installed: pip install openvino") from missing
+    precision = "float32" if precision == "auto" else precision
+    return OrtBackend(
+        bundle.graph(precision),
+        device="cpu",
+        precision=precision,
+        threads=threads,
+        batch_size=batch_size,
+        why=f"OpenVINO, which is faster, is not installed; {note}",
+    )
+
+
+def choose_cpu_precision(native: set[str], passed: set[str]) -> tuple[str, str]:
+    """Return the precision for a CPU and why.
+
+    Args:
+        native: precisions that the CPU computes in.
+        passed: precisions that passed the bundle's parity check.
+    """
+    if "bfloat16" not in native:
+        return "float32", "this CPU has no bfloat16 arithmetic"
+    if "bfloat16" not in passed:
+        return "float32", "the bundle was not checked in bfloat16"
+    return "bfloat16", "this CPU computes in it and it passed the parity check"

@@ -1,0 +1,109 @@
+"""lens-infer"""
+
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from stronglens.engine.config import AUTO, DEVICES, PRECISIONS, EngineConfig
+from stronglens.engine.errors import LensError
+
+SOME_REJECTED = 3
+"""exit code: done, but some inputs have no score"""
+
+
+def auto_or_count(text: str) -> int:
+    """Return the number that `auto` or a whole number from 1 on stands for."""
+    if text == "auto":
+        return AUTO
+    if not (text.isascii() and text.isdecimal() and int(text) >= 1):
+        raise click.BadParameter(f"{text!r} is neither auto nor a whole number from 1 on")
+    return int(text)
+
+
+@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="Model bundle.  [default: the newest under bundles/]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("preds.csv"),
+    help="File to write; its ending says the format (.csv).",
+)
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where the model runs.")
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), default="auto", help="What it computes in."
+)
+@click.option(
+    "--batch-size",
+    type=auto_or_count,
+    metavar="auto|N",
+    default="auto",
+    help="Cutouts the model gets at once.",
+)
+@click.option(
+    "--workers",
+    type=auto_or_count,
+    metavar="auto|N",
+    default="auto",
+    help="Threads that read and prepare.",
+)
+def main(
+    inputs: tuple[str, ...],
+    model: Path | None,
+    out: Path,
+    device: str,
+    precision: str,
+    batch_size: int,
+    workers: int,
+) -> None:
+    """Classify cutouts: one row per INPUT, in order, with its class probabilities.
+
+    INPUT is a .npy, .png or .jpg file with one cutout, a folder of them (searched with all
+    its folders), or a quoted pattern such as 'catalog/*.npy', which has no limit of length.
+    Put -- before names that begin with a dash.
+
+    A cutout that cannot be scored is a row with status rejected, a reason and no
+    probabilities. The file appears complete or not at all. Names are written as they are: a
+    spreadsheet may take one that begins with = for a formula.
+
+    Exit status: 0 all scored, 1 an error and nothing written, 2 wrong usage, 3 some rejected.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    _stop_on_signals()
+    try:
+        from stronglens.engine.pipeline import classify  # numba and the runtimes load only now
+
+        config = EngineConfig(
+            device=device, precision=precision, batch_size=batch_size, workers=workers
+        )
+        report = classify(inputs, model=model, out=out, config=config)
+    except LensError as err:
+        raise click.ClickException(str(err)) from err
+    except KeyboardInterrupt as stop:
+        raise click.ClickException(
+            f"stopped by {stop or 'SIGINT'}: {out} was not written"
+        ) from stop
+    click.echo(report)
+    if report.rejected:
+        sys.exit(SOME_REJECTED)
+
+
+def _stop_on_signals() -> None:
+    """Make SIGINT and SIGTERM unwind the run, once: the second must not break the tidying up."""
+
+    def stop(signum: int, frame: object) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt(signal.Signals(signum).name)
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, stop)

@@ -1,0 +1,62 @@
+"""Replay a bundle's golden batch: the model must answer here as it did where it was made."""
+
+import numpy as np
+
+from stronglens.engine.backends import Backend
+from stronglens.engine.bundle import Bundle, Golden
+from stronglens.engine.errors import BackendError, CutoutError
+from stronglens.engine.preprocess import PreprocessSpec, prepare
+
+PIXEL_TOLERANCE = 1e-6
+"""absolute: mathematical libraries differ in the last bit of asinh"""
+FLOAT32_TOLERANCE = 1e-4
+DEFAULT_TOLERANCE = 5e-2
+"""of a precision for which the bundle records no parity"""
+
+
+def replay(bundle: Bundle, backend: Backend) -> None:
+    """Prepare and score the golden cutouts and compare them with what the bundle holds.
+
+    Raises:
+        BackendError: they differ; the model must not be used here.
+    """
+    golden = bundle.golden()
+    _replay_prepare(golden, bundle.manifest.preprocess)
+    prob_NK = backend.run(golden.x_NHW)
+    limit = tolerance(bundle, backend.precision)
+    if prob_NK.shape != golden.prob_NK.shape:
+        raise BackendError(
+            f"the model gives probabilities of shape {prob_NK.shape}, and gave "
+            f"{golden.prob_NK.shape} when it was exported: export it again"
+        )
+    worst = float(np.abs(prob_NK - golden.prob_NK).max())
+    if not worst <= limit:  # also when it is NaN
+        raise BackendError(
+            f"the golden cutouts' probabilities are off by {worst:.2g} in {backend.precision} on "
+            f"this machine, more than {limit:.2g}: choose another --precision or --device"
+        )
+
+
+def tolerance(bundle: Bundle, precision: str) -> float:
+    """Return how far a probability may be from torch float32."""
+    if precision == "float32":
+        return FLOAT32_TOLERANCE
+    recorded = bundle.manifest.parity.get(precision, {}).get("max_abs_dp")
+    return DEFAULT_TOLERANCE if recorded is None else 2 * float(recorded) + 1e-3
+
+
+def _replay_prepare(golden: Golden, spec: PreprocessSpec) -> None:
+    # Read-only, as what comes from files is: the kernels are then compiled for the run as well.
+    golden.raw_NHW.setflags(write=False)
+    x_HW = np.empty((spec.size, spec.size), np.float32)
+    for i, raw in enumerate(golden.raw_NHW):
+        try:
+            prepare(raw, spec, x_HW)
+        except CutoutError as err:
+            raise BackendError(f"golden cutout {i} cannot be prepared: {err}") from err
+        worst = float(np.abs(x_HW - golden.x_NHW[i]).max())
+        if not worst <= PIXEL_TOLERANCE:
+            raise BackendError(
+                f"golden cutout {i} is prepared differently here, by {worst:.2g}: "
+                "this version does not fit the bundle, export the model again"
+            )

@@ -1,0 +1,48 @@
+"""What this machine has: cores, instruction sets, GPUs. Asks the system, measures nothing."""
+
+import ctypes
+import os
+import platform
+from pathlib import Path
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: its affinity, and its container's share."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, _container_cores() or cores))
+
+
+def _container_cores() -> int:
+    """Return the whole cores of the cgroup's CPU quota; 0 where there is none."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return -(-int(quota) // int(period))
+    except (OSError, ValueError):  # no cgroup v2, or a quota of "max"
+        return 0
+
+
+def cpu_flags() -> set[str] | None:
+    """Return the instruction sets that Linux reports for an x86 CPU; None anywhere else."""
+    if platform.machine() != "x86_64":
+        return None
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((set(line.split()) for line in lines if line.startswith("flags")), None)
+
+
+def count_gpus() -> int:
+    """Return how many GPUs the NVIDIA driver offers; 0 where there is no driver."""
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        count = ctypes.c_int(0)
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
+            return count.value
+    return 0

@@ -1,0 +1,107 @@
+"""What a run did, in figures and in words."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from stronglens.engine.batches import REJECTED, Flag, Scores, reason
+from stronglens.engine.progress import duration
+
+REJECTING = {int(flag): reason(int(flag)) for flag in Flag if flag & REJECTED}
+
+
+@dataclass(slots=True)
+class RunReport:
+    """Counts and seconds of a run; `str` gives the summary that the command prints."""
+
+    out: Path
+    classes: list[str]
+    model: Path
+    label: str
+    """what ran it, and why"""
+    workers: int
+    skipped: int = 0
+    """files in folders that are no cutouts"""
+    duplicates: int = 0
+    ok: int = 0
+    filled: int = 0
+    """scored cutouts with missing pixels that were filled"""
+    labels: Counter[str] = field(default_factory=Counter)
+    """scored cutouts by class"""
+    rejected: Counter[str] = field(default_factory=Counter)
+    """rejected cutouts by reason"""
+    wall: float = 0.0
+    """seconds from the first cutout to the last row"""
+    seconds: Counter[str] = field(default_factory=Counter)
+    """start, list, wait (for the feed), run and write on the clock; read and prepare summed
+    over the feed's threads"""
+
+    @property
+    def inputs(self) -> int:
+        """How many rows there are: ok + rejected."""
+        return self.ok + self.rejected.total()
+
+    def count(self, scores: Scores) -> None:
+        """Add a batch."""
+        flags_B = scores.flags_B
+        good_B = (flags_B & REJECTED) == 0
+        self.ok += int(good_B.sum())
+        self.filled += int((good_B & ((flags_B & Flag.NONFINITE) != 0)).sum())
+        best_B = scores.prob_BK[good_B].argmax(axis=1)
+        for name, n in zip(self.classes, np.bincount(best_B, minlength=99).tolist(), strict=False):
+            self.labels[name] += n
+        self.rejected.update(reason(flags) for flags in flags_B[~good_B].tolist())
+
+    def bound(self) -> str:
+        """Return what bounded the run, in words."""
+        s = self.seconds
+        if s["run"] >= max(s["wait"], s["write"]):
+            return f"the model ({s['run'] / max(self.wall, 1e-9):.0%} of the time)"
+        if s["write"] > s["wait"]:
+            return "writing the rows"
+        if s["read"] > s["prepare"]:
+            return "reading the files: faster storage or more --workers would help"
+        return "preparing the cutouts: more --workers would help, where there are more cores"
+
+    def __str__(self) -> str:
+        rate = self.inputs / self.wall if self.wall else 0.0
+        lines = [
+            f"{self.inputs:,} cutouts = {self.ok:,} scored + {self.rejected.total():,} rejected, "
+            f"in {duration(self.wall)}: {rate:,.0f} cutouts/s",
+            *self._table(),
+            f"  time      {self._times()}",
+            f"  bound by  {self.bound()}",
+            f"  model     {self.model}",
+            f"  output    {self.out}",
+        ]
+        return "\n".join(lines)
+
+    def _table(self) -> list[str]:
+        lines = ["  scored    " + _counts(self.labels)] if self.ok else []
+        if self.rejected:
+            lines.append("  rejected  " + _counts(Counter(dict(self.rejected.most_common()))))
+        notes = [
+            f"{n:,} {what}"
+            for n, what in (
+                (self.filled, "scored with missing pixels filled"),
+                (self.skipped, "other files skipped"),
+                (self.duplicates, "named twice and kept once"),
+            )
+            if n
+        ]
+        return [*lines, "  note      " + ", ".join(notes)] if notes else lines
+
+    def _times(self) -> str:
+        s = self.seconds
+        clock = ", ".join(f"{name} {s[name]:.2f} s" for name in ("start", "list", "run", "write"))
+        return (
+            f"{clock}, wait for cutouts {s['wait']:.2f} s; "
+            f"in {self.workers} feeding threads: "
+            f"read {s['read']:.2f} s, prepare {s['prepare']:.2f} s"
+        )
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in counts.items())

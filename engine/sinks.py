@@ -1,0 +1,153 @@
+"""Where rows go: one per cutout, in order, into a file that appears complete or not at all."""
+
+import csv
+import errno
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+
+from stronglens.engine.batches import REJECTED, Scores, reason
+from stronglens.engine.errors import ConfigError, LensError
+
+
+class Sink(Protocol):
+    """A context manager that keeps what was written only if its block ends without an error."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def write(self, scores: Scores) -> None:
+        """Write the rows of a batch."""
+
+
+class CsvSink:
+    """Rows as CSV (RFC 4180, \\n line ends): id, p_<class>…, label, status, reason, nan_frac.
+
+    A rejected row has empty probabilities and an empty label. Probabilities have the nine
+    digits that tell every float32 apart. Ids are quoted where they must be and otherwise
+    written as they are: bytes that are not UTF-8 come back as the same bytes, and a name that
+    begins with `=` is not altered, so a spreadsheet may take it for a formula.
+
+    The rows go to a hidden file in the folder of `path`, which is then flushed to disk and
+    renamed; it is removed where the block ends with an error.
+
+    Raises:
+        LensError: the file cannot be made or written.
+    """
+
+    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        self._classes = list(classes)
+        self._target = path.resolve()  # what a link points to is replaced, not the link
+        self._temporary = self._target.with_name(
+            f".{self._target.name[:200]}.{secrets.token_hex(4)}.partial"
+        )
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            fd = os.open(self._temporary, flags, 0o666)
+        except OSError as err:
+            raise LensError(f"cannot write in {self._target.parent}: {err.strerror}") from err
+        self._file = open(  # noqa: SIM115, PTH123 - closed by __exit__
+            fd, "w", encoding="utf-8", errors="surrogateescape", newline="", buffering=1 << 20
+        )
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        columns = [f"p_{name}" for name in classes]
+        self._writer.writerow(["id", *columns, "label", "status", "reason", "nan_frac"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, scores: Scores) -> None:
+        """Write the rows of a batch."""
+        best_B = np.argmax(np.nan_to_num(scores.prob_BK, nan=-1.0), axis=1).tolist()
+        columns = (
+            scores.ids,
+            scores.prob_BK.tolist(),
+            best_B,
+            scores.flags_B.tolist(),
+            scores.nan_frac_B.tolist(),
+        )
+        try:
+            self._writer.writerows(map(self._row, *columns))
+        except OSError as err:
+            raise self._failed(err) from err
+
+    def _row(
+        self, name: str, prob_K: list[float], best: int, flags: int, nan_frac: float
+    ) -> list[str]:
+        share = f"{nan_frac:.6g}" if nan_frac == nan_frac else ""
+        if flags & REJECTED_BITS:
+            return [name, *[""] * len(prob_K), "", "rejected", reason(flags), share]
+        return [name, *[f"{p:.9g}" for p in prob_K], self._classes[best], "ok", "", share]
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self._keep()
+        except OSError as err:
+            raise self._failed(err) from err
+        finally:
+            self._discard()
+
+    def _keep(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._temporary.replace(self._target)
+        folder = os.open(self._target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename too outlives a power cut
+        finally:
+            os.close(folder)
+
+    def _discard(self) -> None:
+        """Close and remove the temporary file, if it is still there."""
+        try:
+            self._file.close()
+        except OSError as err:
+            if err.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):  # reported already
+                raise
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _failed(self, err: OSError) -> LensError:
+        return LensError(f"cannot write {self._target}: {err.strerror}; nothing was left there")
+
+
+REJECTED_BITS = int(REJECTED)
+SINKS = {".csv": CsvSink}
+
+
+def check_output(path: Path) -> None:
+    """Refuse an output that could not be written, before any work.
+
+    Raises:
+        ConfigError: an ending of no known format, a folder in its place, or no such folder.
+    """
+    if path.suffix.lower() not in SINKS:
+        raise ConfigError(f"{path}: no format for this ending, choose {', '.join(SINKS)}")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name a file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}: make it first")
+
+
+def open_sink(path: Path, classes: Sequence[str]) -> Sink:
+    """Begin the output that the ending of `path` asks for; see `CsvSink`."""
+    check_output(path)
+    return SINKS[path.suffix.lower()](path, classes)
