@@ -1,14 +1,17 @@
 """lens-simulate"""
 
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from stronglens.engine.errors import LensError
-from stronglens.training.simulate.layout import REFERENCE
 
+REFERENCE = {"substructure": (10_000, 2_500), "lensfinding": (152, 63)}
+# the counts of the reference: train and val, each a class; lenses and non-lenses
 SEED = 42
 # the reference's
 
@@ -63,6 +66,7 @@ def main(
     substructure (default): OUT/{train,val}/{no,sphere,vort}/N.npy; lensfinding: OUT/l_N_hst.npy
     and OUT/nl_N_hst.npy. The truth is in OUT/params.csv, how it was made in OUT/manifest.json.
     """
+    from stronglens.training.simulate.layout import plan
     from stronglens.training.simulate.writer import mosaic_path, simulate
 
     train, held_out = _counts(task, count, val, flat)
@@ -80,11 +84,9 @@ def main(
         )
     except LensError as err:
         raise click.ClickException(str(err)) from err
-    each = len(("no", "sphere", "vort")) if task == "substructure" and not flat else 1
-    click.echo(
-        f"{each * (train + held_out)} simulated cutouts ({task}) in {out}; "
-        f"look at {mosaic_path(out, task, flat=flat)}"
-    )
+    total = len(plan(task, train=train, val=held_out, seed=options["seed"], flat=flat))
+    click.echo(f"{out}: {total} cutouts of the task {task}, SIMULATED: none is of the sky")
+    click.echo(f"{mosaic_path(out, task, flat=flat)}: what they look like")
 
 
 def _counts(task: str, count: int | None, val: int | None, flat: bool) -> tuple[int, int]:
@@ -112,20 +114,21 @@ def _threads(workers: str) -> int:
     return int(workers)
 
 
-def _progress() -> Any:
-    """Return a function that says on stderr, once a second, how far it is and how long it takes."""
+def _progress() -> Callable[[int, int], None]:
+    """Return a function that says on stderr now and then how far it is and how long it takes."""
     start = last = time.monotonic()
-    first: int | None = None
+    terminal = sys.stderr.isatty()
+    before: int | None = None
 
     def report(done: int, total: int) -> None:
-        nonlocal last, first
-        first = done - 1 if first is None else first  # those before are of an earlier run
+        nonlocal last, before
+        before = done - 1 if before is None else before  # made by an earlier run
         now = time.monotonic()
-        if now - last < 1 and done < total:
+        if done < total and now - last < (1 if terminal else 10):
             return
         last = now
-        rate = (done - first) / max(now - start, 1e-9)
-        eta = (total - done) / rate
-        click.echo(f"{done}/{total} cutouts, {rate:.0f}/s, ETA {eta:.0f} s", err=True)
+        rate = (done - before) / max(now - start, 1e-9)
+        line = f"{done}/{total} cutouts, {rate:.0f}/s, ETA {(total - done) / rate:.0f} s"
+        click.echo(f"\r{line}   " if terminal else line, nl=not terminal or done == total, err=True)
 
     return report

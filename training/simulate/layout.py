@@ -14,9 +14,6 @@ CLASSES = {"substructure": ("no", "sphere", "vort"), "lensfinding": ("lens", "no
 BYTES = {"substructure": 128 + 8 * 150 * 150, "lensfinding": 128 + 4 * 334 * 334}
 """of one file: the .npy header and the pixels"""
 
-REFERENCE = {"substructure": (10_000, 2_500), "lensfinding": (152, 63)}
-"""the counts of the reference: train and val, each a class; lenses and non-lenses"""
-
 PREFIX = {"lens": "l", "nonlens": "nl"}
 TRAIN, VAL, CATALOGUE = 0, 1, 2
 

@@ -42,4 +42,5 @@ def grey(cutout: NDArray[np.floating]) -> NDArray[np.uint8]:
     low, high = np.percentile(finite, [20, 99.7])
     scaled_HW = np.nan_to_num((cutout_HW - low) / max(high - low, 1e-9), nan=-1.0)
     stretched_HW = np.arcsinh(10 * np.clip(scaled_HW, 0, 1)) / np.arcsinh(10)
-    return np.rint(255 * stretched_HW).astype(np.uint8)
+    grey_HW: NDArray[np.uint8] = np.rint(255 * stretched_HW).astype(np.uint8)
+    return grey_HW

@@ -167,7 +167,8 @@ def gaussian(sigma: float) -> NDArray[np.float64]:
     """Return the kernel of a Gaussian PSF, `sigma` in pixels, cut at 4 sigma; its sum is 1."""
     reach = int(4 * sigma + 0.5)
     kernel_R = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    return kernel_R / kernel_R.sum()
+    normalised_R: NDArray[np.float64] = kernel_R / kernel_R.sum()
+    return normalised_R
 
 
 @njit(nogil=True, error_model="numpy")

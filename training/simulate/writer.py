@@ -8,7 +8,6 @@ import csv
 import importlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -20,21 +19,25 @@ from typing import Any
 import numpy as np
 
 from stronglens.engine.errors import ConfigError, InputError
+from stronglens.training.simulate.folder import (
+    LEDGER,
+    MOSAIC,
+    PARAMS,
+    PART,
+    Row,
+    adopt,
+    check_space,
+    finished,
+)
 from stronglens.training.simulate.layout import BYTES, CLASSES, GENERATOR, Target, counts, plan
 from stronglens.training.simulate.mosaic import save_mosaic
 
 FORMAT = 1
-MANIFEST = "manifest.json"
-PARAMS = "params.csv"
-MOSAIC = "mosaic.png"
-LEDGER = ".params.jsonl"
-PART = ".part"
 STRONGEST = 10.0
 # above about 18 the substructure would have more than the whole mass
 
 Progress = Callable[[int, int], None]
 Render = Callable[..., tuple[Any, dict[str, Any]]]
-Row = dict[str, Any]
 
 
 def simulate(
@@ -92,10 +95,10 @@ def simulate(
     }
     render = partial(module.render, **manifest["options"])
     try:
-        _adopt(out, manifest, targets)
-        rows = _finished(out, targets, BYTES[task])
+        adopt(out, manifest, targets)
+        rows = finished(out, targets, BYTES[task])
         missing = [target for target in targets if target.path not in rows]
-        _check_space(out, len(missing) * BYTES[task])
+        check_space(out, len(missing) * BYTES[task])
         _make(out, missing, rows, render, workers or _cores(), progress, len(targets))
         _write_params(out / PARAMS, [rows[target.path] for target in targets])
         save_mosaic(mosaic_path(out, task, flat=flat), out, targets, shuffled=flat)
@@ -130,73 +133,6 @@ def _check(task: str, train: int, val: int, seed: int, options: dict[str, Any]) 
 def _cores() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def _adopt(out: Path, manifest: dict[str, Any], targets: list[Target]) -> None:
-    """Make `out` this data set's folder, or see that it is so already."""
-    path = out / MANIFEST
-    if path.is_file():
-        _same(out, json.loads(path.read_text()), manifest)
-    _no_strangers(out, targets)
-    for folder in sorted({(out / target.path).parent for target in targets}):
-        folder.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
-        _replace(path, json.dumps(manifest, indent=2) + "\n")
-
-
-def _same(out: Path, found: dict[str, Any], manifest: dict[str, Any]) -> None:
-    """Refuse a data set made otherwise; versions are for the record and may differ."""
-    for key in manifest.keys() - {"versions"}:
-        if found.get(key) != manifest[key]:
-            raise ConfigError(
-                f"{out} holds a data set made with {key} {json.dumps(found.get(key))}, not "
-                f"{json.dumps(manifest[key])}: choose another folder, delete this one, or ask for "
-                "the same"
-            )
-
-
-def _no_strangers(out: Path, targets: list[Target]) -> None:
-    """Refuse a folder with files this data set did not write; hidden ones don't count."""
-    ours = {target.path for target in targets} if (out / MANIFEST).is_file() else set()
-    ours |= {MANIFEST, PARAMS, MOSAIC}
-    for path in sorted(out.rglob("*")) if out.exists() else []:
-        name = path.relative_to(out).as_posix()
-        hidden = any(part.startswith(".") for part in path.relative_to(out).parts)
-        if path.is_file() and not hidden and name.removesuffix(PART) not in ours:
-            raise InputError(
-                f"{out} holds {name}, which is not of this simulated data set: choose a new or "
-                "empty folder"
-            )
-
-
-def _finished(out: Path, targets: list[Target], size: int) -> dict[str, Row]:
-    """Read the ledger: the row of every file that is whole, by its path."""
-    ledger = out / LEDGER
-    rows: dict[str, Row] = {}
-    if ledger.is_file():
-        for line in ledger.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:  # the last line of a run that was killed
-                continue
-            rows[row["file"]] = row
-    whole = (t.path for t in targets if t.path in rows and _size(out / t.path) == size)
-    rows = {path: rows[path] for path in whole}
-    _replace(ledger, "".join(json.dumps(row) + "\n" for row in rows.values()))
-    return rows
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
-
-
-def _check_space(out: Path, needed: int) -> None:
-    free = shutil.disk_usage(out).free
-    if needed > 0.98 * free:
-        raise InputError(
-            f"{out} needs {needed / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free: free "
-            "some, choose another folder, or ask for fewer cutouts"
-        )
 
 
 def _make(
@@ -245,10 +181,4 @@ def _write_params(path: Path, rows: list[Row]) -> None:
         table.writeheader()
         for row in rows:
             table.writerow({k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()})
-    part.replace(path)
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + PART)
-    part.write_text(text)
     part.replace(path)
