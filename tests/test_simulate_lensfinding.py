@@ -14,7 +14,15 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import roc_auc_score
 
 from stronglens.engine.errors import ConfigError
-from stronglens.training.simulate import hst_canvas, hst_detector, hst_lens, hst_psf, hst_scenes
+from stronglens.training.simulate import (
+    hst_canvas,
+    hst_detector,
+    hst_galaxies,
+    hst_lens,
+    hst_psf,
+    hst_scenes,
+)
+from stronglens.training.simulate.hst_contaminants import KINDS, paint_nonlens
 from stronglens.training.simulate.lensfinding import CLASSES, render
 
 SHARED = (
@@ -75,6 +83,18 @@ def test_isothermal_sphere_magnifies_by_twice_theta_e_over_beta():
     assert light.sum() == pytest.approx(3.0 * 2 / beta, rel=0.02)
 
 
+def test_lensed_quasar_keeps_its_magnification_at_the_sampling_used_for_it():
+    beta, fluxes = 0.4, []
+    mass = hst_lens.Mass(1.0, 2.0, 1.0, 0.0, 0.0, 0.0)
+    for shift in (0.0, 0.011, 0.024):  # of the pixels under the images
+        place = hst_canvas.Place(y=0.0, x=beta)
+        host = hst_lens.Source(1e-6, 0.05, 1.0, place, (), (), (), ())
+        centres = (np.arange(100) - 49.5) * 0.05 + shift
+        source = host.with_nucleus(3.0)
+        fluxes.append(hst_lens.lensed(mass, source, centres, centres, step=0.05, samples=6).sum())
+    np.testing.assert_allclose(fluxes, 3.0 * 2 / beta, rtol=0.05)
+
+
 def test_lensed_source_keeps_its_light_without_a_lens():
     mass = hst_lens.Mass(1e-9, 2.0, 1.0, 0.0, 0.0, 0.0)
     source = hst_lens.draw_source(np.random.default_rng(5), 7.0, 0.1, -0.2)
@@ -118,6 +138,25 @@ def test_sersic_holds_its_flux_and_half_of_it_within_its_radius(index, q):
     rel = 0.01 if index == 1 else 0.07
     assert canvas.light_HW.sum() == pytest.approx(100.0, rel=rel)
     assert canvas.light_HW[inside].sum() == pytest.approx(50.0, rel=rel)
+
+
+def test_disc_across_the_edge_leaves_half_of_its_light_outside():
+    place = hst_canvas.Place(y=-8.35, x=0.0, q=0.7, pa=0.4)
+    canvas = hst_canvas.Canvas()
+    disc = hst_galaxies.Disc(arms=2, bulge=0.0)
+    hst_galaxies.add_disc(canvas, np.random.default_rng(3), 100.0, 0.8, place, disc)
+    assert canvas.light_HW.sum() == pytest.approx(50.0, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_nonlens_is_finite_and_has_light(kind):
+    for seed in range(3):
+        canvas, rng = hst_canvas.Canvas(), np.random.default_rng(seed)
+        central = hst_scenes.draw_central(rng)
+        assert paint_nonlens(canvas, rng, central, kind=kind) == kind
+        assert np.isfinite(canvas.light_HW).all()
+        assert (canvas.light_HW >= 0).all()
+        assert canvas.light_HW.sum() > 0.03 * central.flux
 
 
 def test_star_keeps_flux_and_position():

@@ -32,12 +32,15 @@ _HALF = FINE_SIDE * FINE_PIXEL / 2  # arcsec from the centre to the edge of a cu
 _CLEAR = 3.0  # arcsec around the centre without bright neighbours: those belong to the centre
 
 
-def paint_nonlens(canvas: Canvas, rng: Rng, central: Central) -> str:
-    """Paint a galaxy, several, or a star, and return which kind it was."""
-    kinds = tuple(_KINDS)
-    shares = np.array([share for share, _ in _KINDS.values()])
-    kind = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
-    _KINDS[kind][1](canvas, rng, central)
+def paint_nonlens(canvas: Canvas, rng: Rng, central: Central, *, kind: str | None = None) -> str:
+    """Paint a galaxy, several, or a star, and return which kind it was.
+
+    `kind` is one of `KINDS`; without it one is drawn with the shares given there.
+    """
+    if kind is None:
+        shares = np.array([share for share, _ in KINDS.values()])
+        kind = tuple(KINDS)[int(rng.choice(len(KINDS), p=shares / shares.sum()))]
+    KINDS[kind][1](canvas, rng, central)
     return kind
 
 
@@ -93,7 +96,7 @@ def _spiral(canvas: Canvas, rng: Rng, central: Central) -> None:
 
 def _irregular(canvas: Canvas, rng: Rng, central: Central) -> None:
     """A faint patchy disc, often with a second one beside it."""
-    disc = Disc(bulge=0.05, clumps=float(rng.uniform(0.1, 0.35)), patchiness=0.6)
+    disc = Disc(bulge=0.05, clumps=float(rng.uniform(0.1, 0.35)), patchiness=0.4)
     fainter = central.flux * 10 ** (-0.4 * float(rng.uniform(0.5, 2.5)))
     add_disc(canvas, rng, fainter, central.radius, _place(rng, 0.0, 0.0, 0.35), disc)
     if rng.random() < 0.5:
@@ -104,7 +107,8 @@ def _irregular(canvas: Canvas, rng: Rng, central: Central) -> None:
 
 def _ring(canvas: Canvas, rng: Rng, central: Central) -> None:
     place = _place(rng, 0.0, 0.0, 0.45)
-    add_ring(canvas, rng, central.flux, float(rng.uniform(0.7, 2.2)), place)
+    radius = float(np.clip(central.radius * rng.uniform(0.8, 1.8), 0.6, 2.4))
+    add_ring(canvas, rng, central.flux, radius, place)
     if rng.random() < 0.5:
         add_sersic(canvas, 0.35 * central.flux, 1.6 * central.radius, 1.0, place)
 
@@ -162,11 +166,11 @@ def _star(canvas: Canvas, rng: Rng, central: Central) -> None:
         add_disc(canvas, rng, flux, central.radius, _place(rng, y, x, 0.4), draw_spiral(rng))
 
 
-_KINDS: dict[str, tuple[float, Callable[[Canvas, Rng, Central], None]]] = {
+KINDS: dict[str, tuple[float, Callable[[Canvas, Rng, Central], None]]] = {
     "early": (0.22, _early),
-    "spiral": (0.24, _spiral),
+    "spiral": (0.26, _spiral),
     "irregular": (0.09, _irregular),
-    "ring": (0.09, _ring),
+    "ring": (0.07, _ring),
     "edge_on": (0.08, _edge_on),
     "merger": (0.10, _merger),
     "group": (0.10, _group),

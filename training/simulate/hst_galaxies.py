@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stronglens.training.simulate.hst_canvas import (
+    FINE_PIXEL,
     Canvas,
     Image,
     Patch,
@@ -78,14 +79,17 @@ def add_disc(
     u_HW, v_HW = patch.axes(place)
     r_HW = np.sqrt(u_HW * u_HW + v_HW * v_HW) + np.float32(1e-3)
     light = np.exp(r_HW * np.float32(-1 / scale))
+    # of an exponential disc at the edge of the canvas only this share of the light is inside
+    inside = float(light.sum()) * FINE_PIXEL**2 / (2 * math.pi * scale**2 * place.q)
+    disc_flux = flux * (1 - disc.bulge) * min(1.0, inside)
     if disc.arms:
         light *= _arms(rng, r_HW / np.float32(scale), np.arctan2(v_HW, u_HW), disc)
     patches = texture(rng, light.shape, 0.3 * radius + 0.1)
     light *= np.exp(np.float32(disc.patchiness) * patches)
-    patch.add(light, flux * (1 - disc.bulge) * (1 - disc.clumps))
+    patch.add(light, disc_flux * (1 - disc.clumps))
     if disc.clumps > 0:
         allowed = light * (r_HW > 0.5 * scale) * np.exp(-((r_HW / np.float32(3 * scale)) ** 4))
-        _add_clumps(canvas, rng, flux * (1 - disc.bulge) * disc.clumps, patch, allowed)
+        _add_clumps(canvas, rng, disc_flux * disc.clumps, patch, allowed)
     if disc.bar:
         turned = Place(place.y, place.x, 0.35, place.pa + float(rng.uniform(0, np.pi)))
         _add_bar(patch, 0.08 * flux, disc.bar * scale, turned)
@@ -185,6 +189,7 @@ def add_tail(canvas: Canvas, rng: Rng, flux: float, y: float, x: float) -> None:
     across = (np.hypot(dy, dx) - np.float32(1 / abs(bend))) / np.float32(width)
     spread = np.float32(0.7) + np.float32(1.4) * np.clip(along, 0, 1)
     light = np.exp(-0.5 * (across / spread) ** 2) / spread
+    along = np.clip(along, -2, 3)  # no light beyond, and no overflow
     light *= 1 / (1 + np.exp((along - np.float32(0.75)) * 9)) / (1 + np.exp(-along * 12))
     light *= np.exp(np.float32(0.3) * texture(rng, light.shape, 0.6))
     patch.add(light, flux)

@@ -5,7 +5,7 @@ follows lenstronomy's conventions for EPL and SHEAR, against which it is tested.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from stronglens.training.simulate.hst_canvas import Place, sersic_scale, sersic_shape
 
 Plane = NDArray[np.floating]
+NUCLEUS_SIGMA = 0.006
+"""arcsec: narrow beside the PSF, yet wide enough to sample at a sixth of a pixel"""
 _PRECISION = 1e-10  # relative size of the first term of the series that is left out
 
 
@@ -76,6 +78,21 @@ class Source:
     knot_y: tuple[float, ...]
     knot_x: tuple[float, ...]
     knot_sigma: tuple[float, ...]
+
+    def with_nucleus(self, flux: float) -> "Source":
+        """Return the same galaxy with a quasar at its centre: a knot too narrow to resolve."""
+        return replace(
+            self,
+            flux=self.flux + flux,
+            knot_flux=(*self.knot_flux, flux),
+            knot_y=(*self.knot_y, self.place.y),
+            knot_x=(*self.knot_x, self.place.x),
+            knot_sigma=(*self.knot_sigma, NUCLEUS_SIGMA),
+        )
+
+    def at_least_as_wide_as(self, sigma: float) -> "Source":
+        """Return the same galaxy with knots of at least `sigma` arcsec, for a coarse look."""
+        return replace(self, knot_sigma=tuple(max(sigma, wide) for wide in self.knot_sigma))
 
 
 def brightness(source: Source, y_HW: Plane, x_HW: Plane) -> NDArray[np.float32]:

@@ -18,9 +18,11 @@ from stronglens.training.simulate.hst_canvas import (
     magnitude_of,
 )
 from stronglens.training.simulate.hst_galaxies import Rng, add_early
-from stronglens.training.simulate.hst_lens import Mass, Source, draw_source, lensed
+from stronglens.training.simulate.hst_lens import NUCLEUS_SIGMA, Mass, Source, draw_source, lensed
 
-_ARC_SAMPLES = 2 * OVERSAMPLE  # parts of a pixel: knots of sources are as narrow as a fine pixel
+_ARC_SAMPLES = 2 * OVERSAMPLE  # parts along a pixel: knots are as narrow as a fine pixel
+_NUCLEUS_SAMPLES = 3 * OVERSAMPLE  # with a quasar, see NUCLEUS_SIGMA
+_QUASARS = 0.06  # share of the sources
 _TRIES = 40
 _VISIBLE = (0.3, 1.3)  # square arcsec of arcs above the noise and the light of the galaxy
 
@@ -84,6 +86,7 @@ def paint_lens(canvas: Canvas, rng: Rng, central: Central, noise: float) -> dict
         "source_radius": source.radius,
         "source_y": source.place.y,
         "source_x": source.place.x,
+        "quasar": _has_nucleus(source),
         "visible_area": visible,
     }
 
@@ -111,7 +114,14 @@ def _draw_lensed_source(rng: Rng, mass: Mass) -> Source:
     angle = rng.uniform(0, 2 * np.pi)
     magnitude = float(np.clip(rng.normal(23.7, 0.8), 22, 25.8))
     y, x = float(distance * np.sin(angle)), float(distance * np.cos(angle))
-    return draw_source(rng, flux_of(magnitude), y, x)
+    source = draw_source(rng, flux_of(magnitude), y, x)
+    if rng.random() < _QUASARS:
+        return source.with_nucleus(flux_of(float(rng.uniform(20.5, 23.5))))
+    return source
+
+
+def _has_nucleus(source: Source) -> bool:
+    return NUCLEUS_SIGMA in source.knot_sigma
 
 
 def _reach(mass: Mass) -> float:
@@ -124,7 +134,8 @@ def _visible_area(
 ) -> float:
     """Return the square arcsec over which the arcs stand out of noise and the galaxy's light."""
     rows, cols, y_H, x_W = canvas.pixels(_reach(mass))
-    arcs = gaussian_filter(lensed(mass, source, y_H, x_W, step=PIXEL, samples=1), 1.0)
+    coarse = source.at_least_as_wide_as(0.6 * PIXEL)
+    arcs = gaussian_filter(lensed(mass, coarse, y_H, x_W, step=PIXEL, samples=1), 1.0)
     galaxy = light_HW[rows, cols]
     # the galaxy's own photons add to the noise; 0.09 e-/s a pixel is the sky's typical brightness
     scatter = noise * np.sqrt(1 + galaxy / np.float32(0.09))
@@ -133,8 +144,9 @@ def _visible_area(
 
 def _add_arcs(canvas: Canvas, mass: Mass, source: Source) -> None:
     rows, cols, y_H, x_W = canvas.pixels(_reach(mass))
-    arcs = lensed(mass, source, y_H, x_W, step=PIXEL, samples=_ARC_SAMPLES)
-    canvas.light_HW[_fine(rows), _fine(cols)] += binned(arcs, _ARC_SAMPLES // OVERSAMPLE)
+    samples = _NUCLEUS_SAMPLES if _has_nucleus(source) else _ARC_SAMPLES
+    arcs = lensed(mass, source, y_H, x_W, step=PIXEL, samples=samples)
+    canvas.light_HW[_fine(rows), _fine(cols)] += binned(arcs, samples // OVERSAMPLE)
 
 
 def _fine(pixels: slice) -> slice:
