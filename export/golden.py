@@ -29,7 +29,7 @@ def make_golden(sample: Sample, spec: PreprocessSpec, score: Score) -> Golden:
     """
     real = read_raw([sample.paths[i] for i in spread(sample.y_N, COUNT)])
     raw_NHW = stack(real)
-    raw_NHW = np.concatenate([raw_NHW, nasty(raw_NHW[0])])
+    raw_NHW = np.array([*raw_NHW, *nasty(raw_NHW[0])], raw_NHW.dtype)
     x_NHW = np.empty((len(raw_NHW), spec.size, spec.size), np.float32)
     usable = [
         not prepare(raw, spec, x)[0] & REJECTED for raw, x in zip(raw_NHW, x_NHW, strict=True)
@@ -48,7 +48,8 @@ def stack(cutouts: list[NDArray[Any]]) -> NDArray[Any]:
     shape = Counter(cutout.shape for cutout in cutouts).most_common(1)[0][0]
     same = [cutout for cutout in cutouts if cutout.shape == shape]
     dtypes = {cutout.dtype for cutout in same}
-    return np.stack(same) if len(dtypes) == 1 else np.stack([c.astype(np.float32) for c in same])
+    # np.stack would turn foreign byte order to this machine's
+    return np.array(same, dtypes.pop() if len(dtypes) == 1 else np.float32)
 
 
 def nasty(raw_HW: NDArray[Any]) -> NDArray[Any]:
@@ -62,7 +63,7 @@ def nasty(raw_HW: NDArray[Any]) -> NDArray[Any]:
     variants = [flat_HW, raw_HW[::-1, ::-1]]
     if raw_HW.dtype.kind == "f":
         variants += [_scattered_nan(raw_HW), _nan_border(raw_HW), _infinities(raw_HW)]
-    return np.stack(variants)
+    return np.array(variants, raw_HW.dtype)
 
 
 def _scattered_nan(raw_HW: NDArray[Any]) -> NDArray[Any]:

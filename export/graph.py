@@ -6,10 +6,16 @@ x_BHW ─ front ─ body ─ tail ─ prob_BK [, encoding_BD]
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from stronglens.training.models import Classifier, LensFinder, pool
+
+Floats = NDArray[np.float32]
+BATCH = 32
 
 
 class ServingGraph(nn.Module):
@@ -90,8 +96,17 @@ def serving(net: nn.Module) -> Serving:
 
 
 @torch.no_grad()
-def probabilities(graph: nn.Module, x_BHW: Tensor) -> Tensor:
-    """Return prob_BK alone, whatever else the graph returns."""
-    out = graph(x_BHW)
-    prob_BK: Tensor = out[0] if isinstance(out, tuple) else out
-    return prob_BK
+def run_graph(graph: nn.Module, x_NHW: Floats) -> tuple[Floats, Floats | None]:
+    """Return prob_NK in torch float32, and encoding_ND where the graph gives one."""
+    parts = [graph(torch.from_numpy(x_NHW[i : i + BATCH])) for i in range(0, len(x_NHW), BATCH)]
+    if isinstance(parts[0], tuple):
+        prob_NK, encoding_ND = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
+        return prob_NK, encoding_ND
+    return torch.cat(parts).numpy(), None
+
+
+def count_flop(graph: nn.Module, size: int) -> float:
+    """Return the floating-point operations that one cutout costs."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        graph(torch.zeros(1, size, size))
+    return float(counter.get_total_flops())

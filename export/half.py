@@ -9,15 +9,17 @@ anything is rounded.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from stronglens.engine.errors import BackendError
-from stronglens.export.graph import ServingGraph
+from stronglens.export.graph import BATCH, ServingGraph
+from stronglens.export.parity import Parity, Reference
 
 HALF_MAX = 65504.0
 """largest finite float16"""
@@ -103,6 +105,23 @@ def run_rounded(half: HalfBody, x_BHW: Tensor) -> tuple[Tensor, float]:
     interpreter = _Rounding(half)
     out = half.graph.tail(interpreter.run(half.graph.front(x_BHW.unsqueeze(1))))
     return (out[0] if isinstance(out, tuple) else out), float(interpreter.largest)
+
+
+def check_half(half: HalfBody, reference: Reference) -> Parity:
+    """Compare the rounded body with torch float32, and see that no activation nears overflow.
+
+    Raises:
+        BackendError: one does.
+    """
+    parts, largest = [], 0.0
+    for start in range(0, len(reference.x_NHW), BATCH):
+        x_BHW = torch.from_numpy(reference.x_NHW[start : start + BATCH])
+        prob_BK, batch_largest = run_rounded(half, x_BHW)
+        check_range(batch_largest)
+        parts.append(prob_BK.numpy())
+        largest = max(largest, batch_largest)
+    found = reference.compare("float16", np.concatenate(parts), "torch with rounded activations")
+    return replace(found, max_abs_activation=largest)
 
 
 def check_range(largest: float) -> None:

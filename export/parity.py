@@ -1,21 +1,21 @@
 """Every artefact against torch float32 on the run's own cutouts; a miss fails the export."""
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stronglens.engine.backends import Backend
 from stronglens.engine.errors import BackendError
+from stronglens.engine.machine import usable_cores
 from stronglens.training.metrics import roc_auc
 
 Floats = NDArray[np.float32]
-Scorer = Callable[[Floats], Floats]
-"""x_BHW -> prob_BK"""
 
-BATCH = 32
 AUTO_FLOP = 2.2e12
 """operations an automatic count may cost per artefact: half a minute in float32 on two cores"""
 AUTO_RANGE = (256, 2000)
@@ -56,6 +56,8 @@ class Parity:
     count: int
     """cutouts compared"""
     runtime: str
+    max_abs_activation: float | None = None
+    """of a half body; float16 ends at 65,504"""
 
     @property
     def passed(self) -> bool:
@@ -78,7 +80,9 @@ class Parity:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the manifest holds under the precision's name."""
-        return {name: value for name, value in asdict(self).items() if name != "precision"}
+        found = {name: value for name, value in asdict(self).items() if value is not None}
+        del found["precision"]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +94,8 @@ class Reference:
     y_M: NDArray[np.int64]
     """of the first M rows, M ≤ N"""
 
-    def compare(self, precision: str, scorer: Scorer, runtime: str) -> Parity:
-        """Score every row and compare: |Δp| over all of them, the rest over those with labels."""
-        return self.compare_scores(precision, score(scorer, self.x_NHW), runtime)
-
-    def compare_scores(self, precision: str, prob_NK: Floats, runtime: str) -> Parity:
-        """Compare probabilities that are there already; those not finite differ by infinity."""
+    def compare(self, precision: str, prob_NK: Floats, runtime: str) -> Parity:
+        """Compare: |Δp| over all rows, the rest over those with labels; NaN differs by infinity."""
         labelled = len(self.y_M)
         if not np.isfinite(prob_NK).all():
             return Parity(precision, math.inf, math.inf, labelled, labelled, runtime)
@@ -120,15 +120,59 @@ def worst(found: list[Parity]) -> Parity:
         max(p.label_flips for p in found),
         found[0].count,
         ", ".join(p.runtime for p in found),
+        max(
+            (p.max_abs_activation for p in found if p.max_abs_activation is not None), default=None
+        ),
     )
-
-
-def score(scorer: Scorer, x_NHW: Floats) -> Floats:
-    """Return prob_NK, run in batches of 32."""
-    return np.concatenate([scorer(x_NHW[i : i + BATCH]) for i in range(0, len(x_NHW), BATCH)])
 
 
 def auto_count(flop: float) -> int:
     """Return how many cutouts to compare, given the operations one of them costs."""
     fewest, most = AUTO_RANGE
     return int(min(max(AUTO_FLOP / max(flop, 1.0), fewest), most))
+
+
+def run_backends(graph: Path, precision: str, reference: Reference) -> Parity:
+    """Compare what the engine's own CPU backends make of a graph in one precision.
+
+    float32 through both runtimes, since a machine may have either. A half graph runs in float32
+    on a CPU, so one runtime is enough; only OpenVINO computes in bfloat16.
+    """
+    from stronglens.engine.backends.openvino import OpenVinoBackend
+    from stronglens.engine.backends.ort import OrtBackend
+
+    threads = usable_cores()
+    found: list[Parity] = []
+    if precision != "bfloat16":
+        ort = OrtBackend(graph, threads=threads)
+        found.append(_run(ort, precision, reference, f"ONNX Runtime {runtime_version('ort')}"))
+    if precision != "float16":
+        openvino = OpenVinoBackend(graph, precision=precision, threads=threads)
+        found.append(_run(openvino, precision, reference, f"OpenVINO {runtime_version('ov')}"))
+    return worst(found)
+
+
+def computes_bfloat16() -> bool:
+    """Return whether this CPU computes in bfloat16, rather than emulates it."""
+    from stronglens.engine.backends.openvino import native_precisions
+
+    return "bfloat16" in native_precisions()
+
+
+def runtime_version(name: str) -> str:
+    """Return the version of "ort", whichever of its two packages is installed, or of "ov"."""
+    for package in {"ort": ("onnxruntime-gpu", "onnxruntime"), "ov": ("openvino",)}[name]:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return "of unknown version"
+
+
+def _run(backend: Backend, precision: str, reference: Reference, name: str) -> Parity:
+    parts = [
+        backend.run(reference.x_NHW[i : i + backend.batch_size])
+        for i in range(0, len(reference.x_NHW), backend.batch_size)
+    ]
+    backend.close()
+    return reference.compare(precision, np.concatenate(parts), name)
