@@ -18,7 +18,7 @@ from stronglens.engine.feed import feed
 from stronglens.engine.golden import replay
 from stronglens.engine.machine import usable_cores
 from stronglens.engine.progress import Progress
-from stronglens.engine.report import RunReport
+from stronglens.engine.report import RunReport, threads
 from stronglens.engine.sinks import Sink, check_output, open_sink
 from stronglens.engine.sources import Source, open_source
 
@@ -74,7 +74,7 @@ def classify(
                 duplicates=source.duplicates,
                 seconds=clock.seconds,
             )
-            print(f"{report.label}; {report.workers} feeding threads", file=stderr)
+            print(f"{report.label}; fed by {threads(report.workers)}", file=stderr)
             with Progress(len(source), stderr) as progress:
                 _score_all(source, bundle, backend, sink, report, clock, progress, config.ahead)
     return report
@@ -133,6 +133,6 @@ def score(batch: Batch, backend: Backend, num_classes: int) -> Scores:
     else:
         prob_BK = backend.run(batch.x_BHW)
         finite_B = np.isfinite(prob_BK).all(axis=1)
-        flags_B[~finite_B & ~rejected_B] |= Flag.UNSCORED
+        flags_B[~finite_B & ~rejected_B] |= np.uint16(Flag.UNSCORED)
         prob_BK[rejected_B | ~finite_B] = np.nan
     return Scores(batch.ids, prob_BK, flags_B, batch.nan_frac_B.copy())

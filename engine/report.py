@@ -9,8 +9,6 @@ import numpy as np
 from stronglens.engine.batches import REJECTED, Flag, Scores, reason
 from stronglens.engine.progress import duration
 
-REJECTING = {int(flag): reason(int(flag)) for flag in Flag if flag & REJECTED}
-
 
 @dataclass(slots=True)
 class RunReport:
@@ -71,7 +69,7 @@ class RunReport:
             f"{self.inputs:,} cutouts = {self.ok:,} scored + {self.rejected.total():,} rejected, "
             f"in {duration(self.wall)}: {rate:,.0f} cutouts/s",
             *self._table(),
-            f"  time      {self._times()}",
+            *self._times(),
             f"  bound by  {self.bound()}",
             f"  model     {self.model}",
             f"  output    {self.out}",
@@ -93,14 +91,19 @@ class RunReport:
         ]
         return [*lines, "  note      " + ", ".join(notes)] if notes else lines
 
-    def _times(self) -> str:
+    def _times(self) -> list[str]:
         s = self.seconds
-        clock = ", ".join(f"{name} {s[name]:.2f} s" for name in ("start", "list", "run", "write"))
-        return (
-            f"{clock}, wait for cutouts {s['wait']:.2f} s; "
-            f"in {self.workers} feeding threads: "
-            f"read {s['read']:.2f} s, prepare {s['prepare']:.2f} s"
-        )
+        return [
+            f"  time      start {s['start']:.2f} s, list {s['list']:.2f} s, then model "
+            f"{s['run']:.2f} s, write {s['write']:.2f} s, wait for cutouts {s['wait']:.2f} s",
+            f"  feed      read {s['read']:.2f} s, prepare {s['prepare']:.2f} s, "
+            f"summed over {threads(self.workers)}",
+        ]
+
+
+def threads(count: int) -> str:
+    """Return 1 thread or N threads."""
+    return f"{count} thread" + "s" * (count > 1)
 
 
 def _counts(counts: Counter[str]) -> str:

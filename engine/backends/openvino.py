@@ -90,13 +90,15 @@ class OpenVinoBackend:
             raise BackendError(f"the model takes float32 (B, *{self._side_HW}), found {found}")
         prob_BK = np.empty((len(x_BHW), self._num_classes), np.float32)
         starts = range(0, len(x_BHW), SLICE)
+        # Held to the end: a shared tensor does not keep its memory alive.
+        slices = [_full(x_BHW, start) for start in starts]
         streams = len(self._requests)
         try:
-            for i, start in enumerate(starts):
+            for i in range(len(starts)):
                 request = self._requests[i % streams]
                 if i >= streams:
                     _collect(request, prob_BK, starts[i - streams])
-                request.set_input_tensor(ov.Tensor(_full(x_BHW, start), shared_memory=True))
+                request.set_input_tensor(ov.Tensor(slices[i], shared_memory=True))
                 request.start_async()
             for i in range(max(0, len(starts) - streams), len(starts)):
                 _collect(self._requests[i % streams], prob_BK, starts[i])

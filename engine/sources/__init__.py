@@ -95,9 +95,9 @@ def _expand(given: str, source: Source) -> Iterator[str]:
         yield from _matches(given, source)
     elif ending(given) in READERS:
         yield given
-    elif Path(given).is_dir():
+    elif given and Path(given).is_dir():
         yield from _walk(given, source, above=())
-    elif Path(given).exists():
+    elif given and Path(given).exists():
         raise InputError(f"{given}: no format for the ending {ending(given)!r}: {_formats()}")
     else:
         raise InputError(f"{given}: no such file or folder")

@@ -1,0 +1,131 @@
+"""What is listed, in which order, and what is refused."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stronglens.engine.batches import Flag
+from stronglens.engine.errors import CutoutError, InputError
+from stronglens.engine.sources import natural, open_source
+
+
+@pytest.fixture
+def catalog(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ("10.npy", "2.npy", "1.NPY", "b/3.npy", "b/c/1.png", "a-b.npy", ".hidden.npy", "x.csv")
+    for name in names:
+        file = tmp_path / "cat" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    return tmp_path / "cat"
+
+
+def test_a_folder_is_searched_in_natural_order(catalog):
+    source = open_source(["cat"])
+    inside = ["1.NPY", "2.npy", "10.npy", "a-b.npy", "b/3.npy", "b/c/1.png"]
+    assert source.ids == [f"cat/{name}" for name in inside]
+    assert (len(source), source.skipped, source.duplicates) == (6, 2, 0)
+    assert [cutout.id for cutout in source] == source.ids
+
+
+def test_a_pattern_is_expanded_in_natural_order(catalog):
+    assert open_source(["cat/[0-9]*.npy"]).ids == ["cat/2.npy", "cat/10.npy"]
+    assert open_source(["cat/**/*.npy"]).ids == [
+        "cat/2.npy",
+        "cat/10.npy",
+        "cat/a-b.npy",
+        "cat/b/3.npy",
+    ]
+    assert open_source(["cat/*"]).ids == open_source(["cat"]).ids
+    assert open_source(["cat/*"]).skipped == 1
+
+
+def test_files_keep_the_order_given_and_the_spelling(catalog):
+    given = ["cat/b/3.npy", "./cat/2.npy", "absent.npy", catalog / "2.npy"]
+    assert open_source(given).ids == list(map(str, given))
+
+
+def test_a_name_that_looks_like_a_pattern_is_a_name_if_it_exists(catalog):
+    (catalog / "[0-9].npy").touch()
+    assert open_source(["cat/[0-9].npy"]).ids == ["cat/[0-9].npy"]
+
+
+def test_named_twice_is_kept_once(catalog):
+    source = open_source(["cat/10.npy", "cat", "cat/10.npy"])
+    assert source.ids[0] == "cat/10.npy"
+    assert len(source.ids) == len(set(source.ids)) == 6
+    assert source.duplicates == 2
+
+
+def test_a_folder_with_a_cutouts_ending_is_a_cutout(catalog):
+    (catalog / "b" / "dir.npy").mkdir()
+    (catalog / "b" / "dir.npy" / "inside.npy").touch()
+    assert open_source(["cat/b"]).ids == ["cat/b/3.npy", "cat/b/c/1.png", "cat/b/dir.npy"]
+    assert open_source(["cat/b/dir.npy"]).ids == ["cat/b/dir.npy"]
+
+
+def test_a_link_to_a_folder_above_ends(catalog):
+    (catalog / "b" / "again").symlink_to(catalog)
+    assert len(open_source(["cat"])) == 6
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("cat/x.csv", r"no format for the ending '\.csv'"),
+        ("absent", "no such file or folder"),
+        ("cat/nothing*.npy", "nothing matches"),
+        ("empty", "nothing to read in empty"),
+        ("cat/*.csv", "nothing to read"),
+        ("", "no such file or folder"),
+    ],
+)
+def test_what_names_nothing_is_an_error(catalog, given, message):
+    (catalog.parent / "empty").mkdir()
+    with pytest.raises(InputError, match=message):
+        open_source([given])
+
+
+def test_names_that_are_not_utf8(catalog):
+    name = os.fsdecode(b"cat/b/\xff\xfe 1.npy")
+    np.save(name, np.eye(3))
+    source = open_source(["cat/b"])
+    assert name in source.ids
+    found = next(cutout for cutout in source if cutout.id == name)
+    np.testing.assert_array_equal(found.read(), np.eye(3))
+
+
+def test_natural_order_is_total_and_stable():
+    names = ["a10b", "a2b", "a02b", "a", "10", "9", "²", "a2"]
+    assert sorted(names, key=natural) == ["9", "10", "a", "a2", "a02b", "a2b", "a10b", "²"]
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".JPEG"])
+def test_pictures_are_grey(tmp_path, ending):
+    grey_HW = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    path = tmp_path / f"picture{ending}"
+    Image.fromarray(np.stack([grey_HW] * 3, axis=2)).save(path, quality=100)
+    (cutout,) = open_source([path])
+    found = cutout.read()
+    assert found.dtype == np.uint8
+    np.testing.assert_allclose(found.astype(int), grey_HW, atol=2)
+
+
+def test_a_picture_of_sixteen_bits_keeps_them(tmp_path):
+    deep_HW = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    Image.fromarray(deep_HW).save(tmp_path / "deep.png")
+    (cutout,) = open_source([tmp_path])
+    np.testing.assert_array_equal(cutout.read(), deep_HW)
+
+
+def test_a_picture_that_is_none(tmp_path):
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "good.png")
+    good = (tmp_path / "good.png").read_bytes()
+    for name, data in {"cut.png": good[:-30], "text.jpg": b"hello", "empty.png": b""}.items():
+        (tmp_path / name).write_bytes(data)
+        (cutout,) = open_source([tmp_path / name])
+        with pytest.raises(CutoutError) as caught:
+            cutout.read()
+        assert caught.value.flag == Flag.MALFORMED
