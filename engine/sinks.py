@@ -1,10 +1,10 @@
 """Where rows go: one per cutout, in order, into a file that appears complete or not at all."""
 
-import errno
 import os
 import re
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -43,7 +43,8 @@ class CsvSink:
     begins with `=` is not altered, so a spreadsheet may take it for a formula.
 
     The rows go to a hidden file in the folder of `path`, which is then flushed to disk and
-    renamed; it is removed where the block ends with an error.
+    renamed; it is removed where the block ends with an error. Of two runs with one output,
+    the later to end wins, whole.
 
     Raises:
         LensError: the file cannot be made or written.
@@ -116,13 +117,9 @@ class CsvSink:
 
     def _discard(self) -> None:
         """Close and remove the temporary file, if it is still there."""
-        try:
+        with suppress(OSError):  # a full disk has been reported already
             self._file.close()
-        except OSError as err:
-            if err.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):  # reported already
-                raise
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)
 
     def _failed(self, err: OSError) -> LensError:
         return LensError(f"cannot write {self._target}: {err.strerror}; nothing was left there")

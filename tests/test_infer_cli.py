@@ -2,6 +2,7 @@
 
 import csv
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -169,6 +170,21 @@ def test_wrong_usage_and_errors(tmp_path, arguments, status, message):
     done = lens_infer(*arguments, cwd=tmp_path, status=status)
     assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_is_an_error_that_leaves_nothing(tmp_path, bundle, rng):
+    np.save(tmp_path / "0.npy", rng.normal(size=(SIZE, SIZE)))
+    done = subprocess.run(
+        [LENS_INFER, "0.npy", "--model", bundle],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50)),
+    )
+    assert done.returncode == 1
+    assert "preds.csv: File too large; nothing was left there" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["0.npy"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

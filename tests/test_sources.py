@@ -97,6 +97,14 @@ def test_names_that_are_not_utf8(catalog):
     np.testing.assert_array_equal(found.read(), np.eye(3))
 
 
+def test_a_file_that_vanishes_after_it_was_listed(catalog):
+    (cutout,) = open_source(["cat/2.npy"])
+    (catalog / "2.npy").unlink()
+    with pytest.raises(CutoutError) as caught:
+        cutout.read()
+    assert caught.value.flag == Flag.MISSING
+
+
 def test_natural_order_is_total_and_stable():
     names = ["a10b", "a2b", "a02b", "a", "10", "9", "²", "a2"]
     assert sorted(names, key=natural) == ["9", "10", "a", "a2", "a02b", "a2b", "a10b", "²"]

@@ -68,7 +68,7 @@ def open_backend(
             raise ConfigError(f"{name} {value!r}: choose {', '.join(choices)}")
     if device == "cuda":
         return _open_cuda(bundle, precision, batch_size)
-    note = "asked for" if device == "cpu" else "no GPU was found"
+    note = "cpu as asked" if device == "cpu" else "no GPU was found"
     if device == "auto" and precision not in ("bfloat16", "int8") and count_gpus():
         try:
             return _open_cuda(bundle, precision, batch_size)
@@ -78,7 +78,7 @@ def open_backend(
 
 
 def _open_cuda(bundle: Bundle, precision: str, batch_size: int) -> Backend:
-    why = "asked for"
+    why = f"{precision} as asked"
     if precision == "auto":
         passed = "float16" in bundle.manifest.parity
         precision = "float16" if passed else "float32"
@@ -109,6 +109,8 @@ def _open_cpu(bundle: Bundle, precision: str, threads: int, batch_size: int, not
             f"this CPU does not compute in {precision}: choose {', '.join(sorted(native))}"
             + (", or a GPU with --device cuda" if precision == "float16" else "")
         )
+    else:
+        note = f"{precision} as asked; {note}"
     return openvino.OpenVinoBackend(
         bundle.graph(precision),
         precision=precision,
