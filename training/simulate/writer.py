@@ -145,7 +145,7 @@ def _make(
     total: int,
 ) -> None:
     """Make the missing files, adding each one's row to `rows` and to the ledger."""
-    with (out / LEDGER).open("a") as ledger:
+    with (out / LEDGER).open("a", buffering=1) as ledger:
         for row in _rendered(out, missing, render, workers):
             rows[row["file"]] = row
             ledger.write(json.dumps(row) + "\n")
