@@ -33,7 +33,7 @@ Range = tuple[float, float]
 
 NO_LINE: Line = (0.0, 0.0, 0.0, 0.0, 0.0)
 SPEED_OF_LIGHT = 299792.458  # km/s
-SUN_MPC = 4.785e-20  # G M☉ / c²
+SUN_MPC = 4.785417e-20  # G M☉ / c²
 ARCSEC = math.pi / 180 / 3600
 
 
