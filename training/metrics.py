@@ -48,7 +48,8 @@ def bootstrap_roc_auc(
         for count_RN in _resamples(y_N, np.random.default_rng(seed), n_boot)
     ]
     auc_RK = np.concatenate(chunks)
-    columns = {**dict(enumerate(auc_RK.T)), "macro": auc_RK.mean(1)}
+    columns: dict[int | str, Floats] = dict(enumerate(auc_RK.T))
+    columns["macro"] = auc_RK.mean(1)
     return {key: _interval(auc_R) for key, auc_R in columns.items()}
 
 
