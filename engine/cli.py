@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from stronglens.engine.config import AUTO, DEVICES, PRECISIONS, EngineConfig
-from stronglens.engine.errors import LensError
 
 SOME_REJECTED = 3
 """exit code: done, but some inputs have no score"""
@@ -78,8 +77,10 @@ def main(
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     _stop_on_signals()
+    from stronglens.engine.errors import LensError  # what takes long to import is imported now
+
     try:
-        from stronglens.engine.pipeline import classify  # numba and the runtimes load only now
+        from stronglens.engine.pipeline import classify
 
         config = EngineConfig(
             device=device, precision=precision, batch_size=batch_size, workers=workers

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from stronglens.engine.errors import ConfigError
-
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 AUTO = 0
@@ -29,6 +27,8 @@ class EngineConfig:
     """batches prepared while the model works on one"""
 
     def __post_init__(self) -> None:
+        from stronglens.engine.errors import ConfigError  # numpy; --help does without
+
         for name, choices in (("device", DEVICES), ("precision", PRECISIONS)):
             if (value := getattr(self, name)) not in choices:
                 raise ConfigError(f"{name} {value!r}: choose {', '.join(choices)}")

@@ -1,10 +1,12 @@
 """Both runtimes against the net's twin; what is chosen, and what is refused."""
 
+import sys
+
 import numpy as np
 import pytest
 import tiny_model
 
-from stronglens.engine import backends
+from stronglens.engine import backends, machine
 from stronglens.engine.backends import choose_cpu_precision, open_backend
 from stronglens.engine.backends.openvino import SLICE, OpenVinoBackend, native_precisions
 from stronglens.engine.backends.ort import OrtBackend
@@ -129,6 +131,17 @@ def test_what_this_cpu_lacks_is_refused(bundle, monkeypatch):
         open_backend(bundle, device="cpu", precision="int8")
 
 
+def test_two_hardware_threads_are_one_core(tmp_path, monkeypatch):
+    for cpu in range(4):
+        (tmp_path / str(cpu)).write_text(f"{cpu % 2},{cpu % 2 + 2}\n")
+    monkeypatch.setattr(machine, "TOPOLOGY", f"{tmp_path}/{{}}")
+    monkeypatch.setattr(machine, "_container_cores", lambda: 0)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3, 9})
+    assert usable_cores() == 3
+    monkeypatch.setattr(machine, "_container_cores", lambda: 2)
+    assert usable_cores() == 2
+
+
 def test_unknown_names_are_refused(bundle):
     with pytest.raises(ConfigError, match="device 'tpu': choose auto, cpu, cuda"):
         open_backend(bundle, device="tpu")
@@ -166,10 +179,12 @@ def test_a_gpu_that_cannot_be_used(bundle, monkeypatch):
 
 
 def test_without_openvino_onnx_runtime_takes_over(bundle, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "stronglens.engine.backends.openvino", None)
-    monkeypatch.delattr(backends, "openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)
     made = open_backend(bundle, device="cpu")
     assert made.label.startswith("ONNX Runtime on cpu, float32")
     assert "OpenVINO, which is faster, is not installed" in made.label
     with pytest.raises(BackendError, match="pip install openvino"):
         open_backend(bundle, device="cpu", precision="bfloat16")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendError, match="no runtime is installed: pip install openvino"):
+        open_backend(bundle, device="cpu")

@@ -231,7 +231,7 @@ def test_help_loads_nothing_heavy(tmp_path):
         "import sys; from stronglens.engine.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'numba', 'openvino', 'onnxruntime', 'onnx', 'torch', 'PIL', 'scipy'}\n"
+        "heavy = {'numpy', 'numba', 'openvino', 'onnxruntime', 'onnx', 'torch', 'PIL', 'scipy'}\n"
         "print(sorted(heavy & sys.modules.keys()))"
     )
     done = subprocess.run(

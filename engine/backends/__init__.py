@@ -87,20 +87,22 @@ def _open_cuda(bundle: Bundle, precision: str, batch_size: int) -> Backend:
         raise BackendError(
             f"{precision} does not run on cuda with ONNX Runtime: choose float16 or float32"
         )
+    from stronglens.engine.backends.ort import OrtBackend
+
     graph = bundle.graph(precision)
     try:
-        from stronglens.engine.backends.ort import OrtBackend
+        return OrtBackend(graph, device="cuda", precision=precision, batch_size=batch_size, why=why)
     except ModuleNotFoundError as missing:
         raise BackendError("cuda needs onnxruntime: pip install onnxruntime-gpu") from missing
-    return OrtBackend(graph, device="cuda", precision=precision, batch_size=batch_size, why=why)
 
 
 def _open_cpu(bundle: Bundle, precision: str, threads: int, batch_size: int, note: str) -> Backend:
+    from stronglens.engine.backends import openvino
+
     try:
-        from stronglens.engine.backends import openvino
+        native = openvino.native_precisions()
     except ModuleNotFoundError:
         return _open_cpu_without_openvino(bundle, precision, threads, batch_size, note)
-    native = openvino.native_precisions()
     if precision == "auto":
         precision, why = choose_cpu_precision(native, set(bundle.manifest.parity))
         note = f"{why}; {note}"
@@ -126,19 +128,20 @@ def _open_cpu_without_openvino(
     """Fall back on ONNX Runtime, at about half the speed."""
     if precision not in ("auto", "float32", "int8"):
         raise BackendError(f"{precision} on the CPU needs OpenVINO: pip install openvino")
+    from stronglens.engine.backends.ort import OrtBackend
+
+    precision = "float32" if precision == "auto" else precision
     try:
-        from stronglens.engine.backends.ort import OrtBackend
+        return OrtBackend(
+            bundle.graph(precision),
+            device="cpu",
+            precision=precision,
+            threads=threads,
+            batch_size=batch_size,
+            why=f"OpenVINO, which is faster, is not installed; {note}",
+        )
     except ModuleNotFoundError as missing:
         raise BackendError("no runtime is installed: pip install openvino") from missing
-    precision = "float32" if precision == "auto" else precision
-    return OrtBackend(
-        bundle.graph(precision),
-        device="cpu",
-        precision=precision,
-        threads=threads,
-        batch_size=batch_size,
-        why=f"OpenVINO, which is faster, is not installed; {note}",
-    )
 
 
 def choose_cpu_precision(native: set[str], passed: set[str]) -> tuple[str, str]:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from stronglens.engine.config import AUTO
@@ -21,6 +20,8 @@ HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
 
 def native_precisions() -> set[str]:
     """Return the precisions that this CPU computes in, rather than emulates."""
+    import openvino as ov
+
     names = {"FP32": "float32", "BF16": "bfloat16", "FP16": "float16", "INT8": "int8"}
     found = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     native = {names[name] for name in found if name in names}
@@ -55,6 +56,9 @@ class OpenVinoBackend:
         Raises:
             BackendError: OpenVINO cannot read or compile it.
         """
+        import openvino as ov
+
+        self._tensor = ov.Tensor
         streams = max(1, threads // THREADS_PER_STREAM)
         self.device, self.precision = "cpu", precision
         self.batch_size = batch_size or max(32, 2 * SLICE * streams)
@@ -98,7 +102,7 @@ class OpenVinoBackend:
                 request = self._requests[i % streams]
                 if i >= streams:
                     _collect(request, prob_BK, starts[i - streams])
-                request.set_input_tensor(ov.Tensor(slices[i], shared_memory=True))
+                request.set_input_tensor(self._tensor(slices[i], shared_memory=True))
                 request.start_async()
             for i in range(max(0, len(starts) - streams), len(starts)):
                 _collect(self._requests[i % streams], prob_BK, starts[i])
@@ -113,6 +117,8 @@ class OpenVinoBackend:
 
 def _only_prob(model: Any) -> Any:
     """Return the model with its shapes fixed and without any output but prob."""
+    import openvino as ov
+
     small = ov.Model([model.output("prob")], model.get_parameters(), "probabilities")
     small.reshape([SLICE, *list(small.input(0).partial_shape)[1:]])
     return small

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from stronglens.engine.config import AUTO
@@ -87,6 +86,8 @@ class OrtBackend:
 
 
 def _session(graph: Path, device: str, precision: str, threads: int) -> Any:
+    import onnxruntime
+
     onnxruntime.set_default_logger_severity(SILENT)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
@@ -109,6 +110,8 @@ def _session(graph: Path, device: str, precision: str, threads: int) -> Any:
 
 
 def _require_cuda() -> None:
+    import onnxruntime
+
     if CUDA not in onnxruntime.get_available_providers():
         raise BackendError(
             "this ONNX Runtime is built for the CPU only: "
