@@ -20,7 +20,7 @@ class EngineConfig:
     """cutouts the model gets at once; auto: what suits the device"""
     workers: int = AUTO
     """threads that read and prepare; auto: 2 on the CPU, where the model needs the cores, and
-    up to 8 beside a GPU"""
+    up to 4 beside a GPU"""
     threads: int = AUTO
     """threads of the model on the CPU; auto: all cores"""
     ahead: int = 2

@@ -29,6 +29,11 @@ def replay(bundle: Bundle, backend: Backend) -> None:
             f"the model gives probabilities of shape {prob_NK.shape}, and gave "
             f"{golden.prob_NK.shape} when it was exported: export it again"
         )
+    if prob_NK.shape[1] != len(classes := bundle.manifest.classes):
+        raise BackendError(
+            f"the model gives {prob_NK.shape[1]} probabilities for the classes "
+            f"{', '.join(classes)}: export it again"
+        )
     worst = float(np.abs(prob_NK - golden.prob_NK).max())
     if not worst <= limit:  # also when it is NaN
         raise BackendError(

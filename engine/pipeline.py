@@ -17,7 +17,7 @@ from stronglens.engine.config import EngineConfig
 from stronglens.engine.feed import feed
 from stronglens.engine.golden import replay
 from stronglens.engine.machine import usable_cores
-from stronglens.engine.progress import Progress
+from stronglens.engine.progress import Progress, say
 from stronglens.engine.report import RunReport, threads
 from stronglens.engine.sinks import Sink, check_output, open_sink
 from stronglens.engine.sources import Source, open_source
@@ -74,7 +74,7 @@ def classify(
                 duplicates=source.duplicates,
                 seconds=clock.seconds,
             )
-            print(f"{report.label}; fed by {threads(report.workers)}", file=stderr)
+            say(f"{report.label}; fed by {threads(report.workers)}\n", stderr)
             with Progress(len(source), stderr) as progress:
                 _score_all(source, bundle, backend, sink, report, clock, progress, config.ahead)
     return report
@@ -84,9 +84,10 @@ def auto_workers(device: str, cores: int) -> int:
     """Return how many threads feed the model.
 
     One thread prepares some 20,000 cutouts a second, which no CPU can score; the second hides
-    the waits of slow storage. Beside a GPU the cores have nothing else to do.
+    the waits of slow storage. Beside a GPU the cores have nothing else to do, but beyond a few
+    threads Python's lock takes back what they give.
     """
-    return 2 if device == "cpu" else max(2, min(8, cores))
+    return 2 if device == "cpu" else max(2, min(4, cores))
 
 
 def _score_all(

@@ -1,6 +1,7 @@
 """How far a run is, on stderr: one line kept up to date on a terminal, else one now and then."""
 
 import time
+from contextlib import suppress
 from typing import TextIO
 
 TERMINAL_SECONDS = 0.2
@@ -28,13 +29,18 @@ class Progress:
         if now - self._shown >= self._period:
             self._shown = now
             line = describe(self._done, self._total, now - self._start)
-            self._stream.write(f"\r\x1b[2K{line}" if self._terminal else f"{line}\n")
-            self._stream.flush()
+            say(f"\r\x1b[2K{line}" if self._terminal else f"{line}\n", self._stream)
 
     def __exit__(self, *error: object) -> None:
         if self._terminal:
-            self._stream.write("\r\x1b[2K")
-            self._stream.flush()
+            say("\r\x1b[2K", self._stream)
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Write at once; a reader that has gone away (`2>&1 | head`) must not stop the run."""
+    with suppress(OSError):
+        stream.write(text)
+        stream.flush()
 
 
 def describe(done: int, total: int, seconds: float) -> str:

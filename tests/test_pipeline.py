@@ -158,6 +158,7 @@ def wrong(golden, **changed):
         (lambda g: {"prob_NK": g.prob_NK[:, ::-1].copy()}, "probabilities are off"),
         (lambda g: {"prob_NK": g.prob_NK * np.float32(np.nan)}, "off by nan"),
         (lambda g: {"prob_NK": g.prob_NK[:, :2]}, "probabilities of shape"),
+        (lambda g: {"prob_NK": g.prob_NK[:2]}, "probabilities of shape"),
         (lambda g: {"x_NHW": g.x_NHW + np.float32(1e-4)}, "prepared differently here"),
         (lambda g: {"raw_NHW": g.raw_NHW[:, :-1]}, "cannot be prepared"),
     ],
@@ -172,6 +173,12 @@ def test_a_model_that_answers_otherwise_is_refused(catalog, tmp_path, changed, m
         run(catalog, bundle, out, precision="float32", device="cpu")
     assert not out.exists()
     assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_columns_that_are_not_the_classes_are_refused(catalog, tmp_path):
+    bundle = tiny_model.make_bundle(tmp_path / "bundles" / "two", classes=["lens", "nonlens"])
+    with pytest.raises(BackendError, match="3 probabilities for the classes lens, nonlens"):
+        run(catalog, bundle, tmp_path / "preds.csv", precision="float32", device="cpu")
 
 
 def test_the_tolerance_of_a_precision(tmp_path):
@@ -227,7 +234,7 @@ def test_settings_out_of_range_are_refused(setting):
 
 def test_numbers_chosen_for_the_user():
     assert auto_workers("cpu", 64) == 2
-    assert auto_workers("cuda", 64) == 8
+    assert auto_workers("cuda", 64) == 4
     assert auto_workers("cuda", 1) == 2
     assert usable_cores() >= 1
 
@@ -250,6 +257,17 @@ def test_progress_on_a_terminal_and_in_a_log(monkeypatch):
     ]
     assert terminal.getvalue().count("\r") == 101
     assert terminal.getvalue().endswith("\r\x1b[2K")
+
+
+class GoneAway(io.StringIO):
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def test_a_reader_of_the_progress_may_go_away(catalog, bundle, tmp_path):
+    out = tmp_path / "preds.csv"
+    report = classify([catalog], model=bundle.path, out=out, stderr=GoneAway())
+    assert len(rows(out)) == report.inputs == 44
 
 
 def test_durations_in_words():
