@@ -1,7 +1,7 @@
 """Every artefact against torch float32 on the run's own cutouts; a miss fails the export."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class Gate:
     delta_roc_auc: float
 
     def __str__(self) -> str:
-        auc = f", |ΔROC AUC| {self.delta_roc_auc:g}" if math.isfinite(self.delta_roc_auc) else ""
+        auc = f", |ΔROC AUC| {self.delta_roc_auc:.3g}" if math.isfinite(self.delta_roc_auc) else ""
         return f"max |Δp| {self.max_abs_dp:g}{auc}"
 
 
@@ -56,21 +56,33 @@ class Parity:
     count: int
     """cutouts compared"""
     runtime: str
+    one_pair: float = 0.0
+    """what a single swapped pair of cutouts moves the ROC AUC by, in the rarest class"""
     max_abs_activation: float | None = None
     """of a half body; float16 ends at 65,504"""
 
     @property
+    def gate(self) -> Gate:
+        """What is allowed.
+
+        On few cutouts one swap of two near ties moves the ROC AUC by more than any gate, so
+        one is forgiven: that matters below 1,000 pairs, about 65 cutouts of two even classes.
+        """
+        gate = GATES[self.precision]
+        return replace(gate, delta_roc_auc=max(gate.delta_roc_auc, self.one_pair * (1 + 1e-6)))
+
+    @property
     def passed(self) -> bool:
         """Whether both differences are within the gate; NaN is not."""
-        gate = GATES[self.precision]
+        gate = self.gate
         return self.max_abs_dp <= gate.max_abs_dp and self.delta_roc_auc <= gate.delta_roc_auc
 
     def __str__(self) -> str:
         return (
             f"{self.precision} differs from torch float32 on {self.count} cutouts: "
-            f"max |Δp| {self.max_abs_dp:.2g}, |ΔROC AUC| {self.delta_roc_auc:.2g}, "
+            f"max |Δp| {self.max_abs_dp:.3g}, |ΔROC AUC| {self.delta_roc_auc:.3g}, "
             f"{self.label_flips} labels flip ({self.runtime}); "
-            f"allowed are {GATES[self.precision]}"
+            f"allowed are {self.gate}"
         )
 
     def check(self) -> None:
@@ -108,7 +120,12 @@ class Reference:
             label_flips=int((prob_MK.argmax(1) != expected_MK.argmax(1)).sum()),
             count=labelled,
             runtime=runtime,
+            one_pair=self._one_pair(),
         )
+
+    def _one_pair(self) -> float:
+        counts_K = np.bincount(self.y_M)
+        return float(1 / (counts_K * (len(self.y_M) - counts_K)).min())
 
 
 def worst(found: list[Parity]) -> Parity:
@@ -120,6 +137,7 @@ def worst(found: list[Parity]) -> Parity:
         max(p.label_flips for p in found),
         found[0].count,
         ", ".join(p.runtime for p in found),
+        found[0].one_pair,
         max(
             (p.max_abs_activation for p in found if p.max_abs_activation is not None), default=None
         ),

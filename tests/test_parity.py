@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ SPEC = PreprocessSpec(mode="minmax", size=8, fit="exact")
 
 
 def parity(precision="float16", dp=0.0, auc=0.0, flips=0, runtime="r", largest=None):
-    return Parity(precision, dp, auc, flips, 10, runtime, largest)
+    return Parity(precision, dp, auc, flips, 10, runtime, max_abs_activation=largest)
 
 
 def reference(rng, n=60, golden=4):
@@ -51,7 +52,8 @@ def test_a_miss_names_the_figures_and_the_gate():
 
 def test_equal_probabilities_have_no_difference(rng):
     ref = reference(rng)
-    assert ref.compare("float32", ref.prob_NK.copy(), "r") == Parity("float32", 0, 0, 0, 60, "r")
+    found = ref.compare("float32", ref.prob_NK.copy(), "r")
+    assert (found.max_abs_dp, found.delta_roc_auc, found.label_flips, found.count) == (0, 0, 0, 60)
 
 
 def test_compare_measures_each_figure(rng):
@@ -75,6 +77,26 @@ def test_golden_rows_count_for_the_largest_difference_only(rng):
     assert (found.delta_roc_auc, found.label_flips, found.count) == (0, 0, 60)
 
 
+def swapped(n):
+    """Two classes of n cutouts, all apart but two neighbours, which the artefact swaps."""
+    p_N = np.linspace(0.1, 0.9, 2 * n, dtype=np.float32)
+    expected_NK = np.stack([1 - p_N, p_N], axis=1)
+    prob_NK = expected_NK.copy()
+    prob_NK[n - 1 : n + 1] = prob_NK[[n, n - 1]]
+    y_N = np.repeat([0, 1], n)
+    ref = Reference(np.zeros((2 * n, 2, 2), np.float32), expected_NK, y_N)
+    return ref.compare("bfloat16", prob_NK, "r")
+
+
+@pytest.mark.parametrize("n", [10, 40])
+def test_one_swapped_pair_passes_however_few_the_cutouts(n):
+    found = swapped(n)
+    assert found.delta_roc_auc == pytest.approx(1 / n**2)
+    assert found.one_pair == pytest.approx(1 / n**2)
+    assert replace(found, max_abs_dp=0.0).passed
+    assert not replace(found, max_abs_dp=0.0, delta_roc_auc=max(2 / n**2, 1.1e-3)).passed
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_probabilities_that_are_not_finite_never_pass(rng, bad):
     ref = reference(rng)
@@ -90,7 +112,7 @@ def test_worst_takes_the_larger_of_each_figure():
 
 
 def test_manifest_entry_has_no_empty_figures():
-    keys = {"max_abs_dp", "delta_roc_auc", "label_flips", "count", "runtime"}
+    keys = {"max_abs_dp", "delta_roc_auc", "label_flips", "count", "runtime", "one_pair"}
     assert parity().to_dict().keys() == keys
     assert parity(largest=3.0).to_dict().keys() == keys | {"max_abs_activation"}
 
