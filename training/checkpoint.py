@@ -11,6 +11,8 @@ state/                what resuming needs; gone when the run is finished
 
 import json
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +27,7 @@ from stronglens.training.state import cpu_weights
 from stronglens.training.tasks import TASKS, Recipe
 
 FORMAT = 1
+LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,8 +147,31 @@ def save_weights(path: Path, net: nn.Module) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name, then rename."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", errors="surrogateescape")
     partial.replace(path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a run's folder, made if missing, against a second training into it.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # not on Windows, where nothing is locked
+        yield
+        return
+    with (path / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise ConfigError(
+                f"{path}: another lens-train is at work on it; wait for it, or give another --out"
+            ) from err
+        yield
 
 
 def versions() -> dict[str, str]:

@@ -72,3 +72,7 @@ def train(
         click.echo(run(order, Progress()))
     except LensError as err:
         raise click.ClickException(str(err)) from err
+    except KeyboardInterrupt as err:
+        raise click.ClickException(
+            "stopped: the same command goes on after the last finished epoch"
+        ) from err

@@ -7,8 +7,13 @@ from typing import Any
 import torch
 
 from stronglens.engine.errors import BackendError, ConfigError
+from stronglens.training.tasks import Precision
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +34,12 @@ class Hardware:
         return f"{name}, {self.precision}"
 
     @property
-    def precision(self) -> str:
-        """Its type's name: float32, bfloat16 or float16."""
-        return str(self.dtype).removeprefix("torch.")
+    def precision(self) -> Precision:
+        """The name of `dtype`."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
 
-def open_hardware(device: str, precision: str) -> Hardware:
+def open_hardware(device: str, precision: Precision) -> Hardware:
     """Return the device and precision asked for; `auto` takes CUDA where it is, and halves
     where the device computes in them natively.
 
@@ -52,7 +57,7 @@ def open_hardware(device: str, precision: str) -> Hardware:
     return Hardware(torch.device(kind), DTYPES[precision])
 
 
-def _fast_precision(kind: str) -> str:
+def _fast_precision(kind: str) -> Precision:
     if kind == "cuda":
         # Emulated bfloat16 is slower than float32; float16 is native on every GPU torch supports.
         native = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -2,9 +2,12 @@
 
 import sys
 import time
+from contextlib import suppress
 from typing import TextIO
 
-SETTLE_S = 5.0
+from stronglens.engine.progress import duration
+
+SETTLE_S = 10.0
 """seconds of steady steps after which the speed is believed"""
 VALIDATION_COST = 1 / 3
 """of a cutout, relative to training on it: the forward pass only"""
@@ -23,10 +26,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Write lines that stay."""
-        if self.live:
-            self.stream.write("\r\x1b[K")
-        self.stream.write(text + "\n")
-        self.stream.flush()
+        self._write(("\r\x1b[K" if self.live else "") + text + "\n")
 
     def start(self, epochs: int, train: int, val: int) -> None:
         """Begin: `epochs` still to do, at most, each of so many cutouts."""
@@ -81,15 +81,11 @@ class Progress:
 
     def _show(self, text: str) -> None:
         if self.live:
-            self.stream.write(f"\r{text}\x1b[K")
-            self.stream.flush()
+            self._write(f"\r{text}\x1b[K")
         else:
             self.say(text)
 
-
-def duration(seconds: float) -> str:
-    """Return seconds as people say them: 45 s, 12 min, 1 h 05 min."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+    def _write(self, text: str) -> None:
+        with suppress(OSError):  # a training outlives the terminal it was started from
+            self.stream.write(text)
+            self.stream.flush()

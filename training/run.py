@@ -1,28 +1,26 @@
 """One training from start to finish: data, first weights, epochs, scores, the run's folder."""
 
-import csv
-import io
-import json
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from stronglens.engine.errors import ConfigError, InputError
-from stronglens.training import checkpoint, metrics, plots
+from stronglens.engine.errors import BackendError, ConfigError, InputError
+from stronglens.training import checkpoint
 from stronglens.training.checkpoint import RunConfig, write_text
 from stronglens.training.data import DataSet, load_dataset
 from stronglens.training.hardware import Hardware, open_hardware
 from stronglens.training.listing import hash_files, list_dataset
 from stronglens.training.loop import train
-from stronglens.training.method import Predictions, method_of
+from stronglens.training.method import method_of
 from stronglens.training.models import describe
 from stronglens.training.progress import Progress
-from stronglens.training.schedule import best_epoch
-from stronglens.training.state import State, newest_state
+from stronglens.training.results import write_results
+from stronglens.training.state import newest_state
 from stronglens.training.summary import summary
 from stronglens.training.tasks import TASKS, Recipe, Task, override
 from stronglens.training.weights import Weights, load_weights
@@ -50,32 +48,35 @@ def run(order: Order, progress: Progress) -> str:
     Raises:
         LensError: what cannot be done, before the work begins wherever that can be known.
     """
-    task = TASKS[order.task]
-    recipe = chosen_recipe(task, order.recipe, order.settings)
+    recipe = chosen_recipe(TASKS[order.task], order.recipe, order.settings)
     hardware = open_hardware(order.device, recipe.precision)
-    data_dir = find_data(task, recipe, order.data, progress)
+    recipe = replace(recipe, precision=hardware.precision)
     found = previous(order.out)
-    if found is not None:
-        check_same(order, found, _planned(order, found, recipe, hardware, data_dir))
+    with machine_faults(order.out), checkpoint.locked(order.out):
+        data_dir = find_data(TASKS[order.task], recipe, order.data, progress)
+        if found is not None:
+            check_same(order, found, _planned(order, found, recipe, hardware, data_dir))
         if checkpoint.is_finished(order.out):
             progress.say(f"{order.out} is finished: nothing to do")
-            return summary(order.out)
-    weights = _first_weights(order, recipe, found, progress)
-    data = load_dataset(
-        task,
-        data_dir,
-        seed=recipe.seed,
-        val_fraction=recipe.val_fraction,
-        cache_dir=order.out,
-        say=progress.say,
-    )
-    config = _config(order, data, recipe, hardware, weights)
-    if found is not None:
-        check_same(order, found, config)
-    order.out.mkdir(parents=True, exist_ok=True)
-    write_text(order.out / "config.json", config.to_json())
-    _train(order, config, data, weights, hardware, progress)
-    return summary(order.out)
+        else:
+            _go_on(order, found, recipe, hardware, data_dir, progress)
+        return summary(order.out)
+
+
+@contextmanager
+def machine_faults(out: Path) -> Iterator[None]:
+    """Turn what the machine does to a training into an error that says how to go on."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as err:
+        raise BackendError(
+            f"out of memory ({err}): try a smaller -o batch_size=… and another --out"
+        ) from err
+    except (OSError, SafetensorError) as err:
+        raise InputError(
+            f"{out}: {err}. Once that is mended, the same command goes on after the last "
+            "finished epoch"
+        ) from err
 
 
 def chosen_recipe(task: Task, name: str, settings: Iterable[str]) -> Recipe:
@@ -100,9 +101,13 @@ def find_data(task: Task, recipe: Recipe, given: Path | None, progress: Progress
 def previous(out: Path) -> RunConfig | None:
     """Return the configuration of the run that `out` holds; None where it is new or empty."""
     config = checkpoint.read_config(out)
-    if config is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if config is None and out.exists() and (not out.is_dir() or _foreign(out)):
         raise ConfigError(f"{out} holds something that is no run: choose another --out")
     return config
+
+
+def _foreign(out: Path) -> bool:
+    return any(path.name != checkpoint.LOCK and path.suffix != ".partial" for path in out.iterdir())
 
 
 def check_same(order: Order, found: RunConfig, wanted: RunConfig) -> None:
@@ -160,6 +165,30 @@ def _first_weights(
     return load_weights(order.weights, recipe.net, progress.say)
 
 
+def _go_on(
+    order: Order,
+    found: RunConfig | None,
+    recipe: Recipe,
+    hardware: Hardware,
+    data_dir: Path,
+    progress: Progress,
+) -> None:
+    weights = _first_weights(order, recipe, found, progress)
+    data = load_dataset(
+        TASKS[order.task],
+        data_dir,
+        seed=recipe.seed,
+        val_fraction=recipe.val_fraction,
+        cache_dir=order.out,
+        say=progress.say,
+    )
+    config = _config(order, data, recipe, hardware, weights)
+    if found is not None:
+        check_same(order, found, config)
+    write_text(order.out / "config.json", config.to_json())
+    _train(order, config, data, weights, hardware, progress)
+
+
 def _config(
     order: Order, data: DataSet, recipe: Recipe, hardware: Hardware, weights: Weights
 ) -> RunConfig:
@@ -202,64 +231,9 @@ def _train(
     progress.say("scoring the validation split")
     predictions = method.finish(net, data, config.recipe, hardware)
     checkpoint.save_weights(order.out / "model.safetensors", net)
-    _write_results(order.out, config, data, state, predictions)
+    write_results(order.out, config, data, state, predictions)
     shutil.rmtree(order.out / "state")
 
 
 def _sizes(data: DataSet) -> str:
     return f"{len(data.train.ids):,} cutouts to train on, {len(data.val.ids):,} to validate on"
-
-
-def _write_results(
-    out: Path, config: RunConfig, data: DataSet, state: State, predictions: Predictions
-) -> None:
-    """Write everything of a run's folder but its weights; metrics.json last."""
-    y_N, prob_NK = predictions.y_N, predictions.prob_NK
-    scores = metrics.summarise(y_N, prob_NK, config.classes, seed=config.recipe.seed)
-    history = [asdict(row) for row in state.history]
-    write_text(out / "history.csv", _csv(history))
-    write_text(out / "timings.csv", _csv([asdict(row) for row in state.timings]))
-    write_text(out / "val_predictions.csv", _csv(_rows(predictions, config.classes)))
-    plots.roc_png(y_N, prob_NK, config.classes, scores, out / "roc.png")
-    plots.loss_png([_drawn(row) for row in history], out / "loss.png")
-    plots.mistakes_png(
-        data.val.x_NHW, predictions.ids, y_N, prob_NK, config.classes, out / "mistakes.png"
-    )
-    losses = [row.monitored_loss for row in state.history]
-    record = scores | {
-        "split": f"validation: {config.data['split']}",
-        "simulated": config.data["simulated"],
-        "best_epoch": best_epoch(losses),
-        "best_loss": min(losses),
-        "epochs": len(losses),
-        **predictions.extras,
-    }
-    write_text(out / "metrics.json", json.dumps(record, indent=2) + "\n")
-
-
-def _drawn(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as the plot reads it; a loss that is only the training's again is no second."""
-    other = row["monitored_loss"] != row["train_loss"]
-    return row | ({"val_loss": row["monitored_loss"]} if other else {})
-
-
-def _rows(predictions: Predictions, classes: Sequence[str]) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": name,
-            "true": classes[y],
-            **{f"p_{cls}": f"{p:.9g}" for cls, p in zip(classes, prob_K, strict=True)},
-            "label": classes[int(prob_K.argmax())],
-        }
-        for name, y, prob_K in zip(
-            predictions.ids, predictions.y_N, predictions.prob_NK, strict=True
-        )
-    ]
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()

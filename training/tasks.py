@@ -175,7 +175,7 @@ SUBSTRUCTURE = Task(
         "quick": SupervisedRecipe(
             net="small_cnn",
             batch_size=64,
-            epochs=12,
+            epochs=16,
             lr=2e-3,
             weight_decay=0.02,
             schedule="onecycle",
