@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -10,6 +11,8 @@ from stronglens.engine.config import AUTO, DEVICES, PRECISIONS, EngineConfig
 
 SOME_REJECTED = 3
 """exit code: done, but some inputs have no score"""
+SETTLING = 2.0
+"""seconds in which a run that was told to stop is not told again"""
 
 
 def auto_or_count(text: str) -> int:
@@ -76,7 +79,7 @@ def main(
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    _stop_on_signals()
+    stopped = _stop_on_signals()
     from stronglens.engine.errors import LensError  # what takes long to import is imported now
 
     try:
@@ -86,25 +89,36 @@ def main(
             device=device, precision=precision, batch_size=batch_size, workers=workers
         )
         report = classify(inputs, model=model, out=out, config=config)
-    except LensError as err:
-        raise click.ClickException(str(err)) from err
-    except KeyboardInterrupt as stop:
-        raise click.ClickException(
-            f"stopped by {stop or 'SIGINT'}: {out} was not written"
-        ) from stop
+    except BaseException as err:
+        # A library whose loading is interrupted may turn the interruption into its own error.
+        if stopped or isinstance(err, KeyboardInterrupt):
+            by = stopped[0] if stopped else "SIGINT"
+            raise click.ClickException(f"stopped by {by}: {out} was not written") from err
+        if isinstance(err, LensError):
+            raise click.ClickException(str(err)) from err
+        raise
     click.echo(report)
     if report.rejected:
         sys.exit(SOME_REJECTED)
 
 
-def _stop_on_signals() -> None:
-    """Make SIGINT and SIGTERM unwind the run, once: the second must not break the tidying up."""
+def _stop_on_signals() -> list[str]:
+    """Make SIGINT and SIGTERM unwind the run; return where the names of those that came go.
+
+    Repeats within SETTLING seconds are ignored, so that they do not break the tidying up; a
+    later one counts, in case a library swallowed the first.
+    """
+    came: list[str] = []
+    last = float("-inf")
 
     def stop(signum: int, frame: object) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt(signal.Signals(signum).name)
+        nonlocal last
+        if time.monotonic() - last > SETTLING:
+            last = time.monotonic()
+            came.append(signal.Signals(signum).name)
+            raise KeyboardInterrupt
 
     for each in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(each) is not signal.SIG_IGN:
             signal.signal(each, stop)
+    return came

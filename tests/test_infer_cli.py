@@ -205,7 +205,7 @@ def test_a_signal_stops_a_run_and_leaves_nothing(tmp_path, bundle, rng, number):
     assert "OpenVINO" in chosen
     running.send_signal(number)
     running.send_signal(number)
-    stdout, stderr = running.communicate(timeout=60)
+    stdout, stderr = running.communicate(timeout=300)
     assert running.returncode == 1
     assert f"stopped by {number.name}: preds.csv was not written" in stderr
     assert "Traceback" not in stderr
@@ -213,17 +213,42 @@ def test_a_signal_stops_a_run_and_leaves_nothing(tmp_path, bundle, rng, number):
     assert [entry.name for entry in tmp_path.iterdir()] == ["catalog"]
 
 
-def test_a_signal_while_the_runtimes_load(tmp_path, bundle, rng):
+@pytest.mark.parametrize("delay", [0.0, 0.05])
+def test_a_signal_while_the_runtimes_load(tmp_path, bundle, rng, delay):
+    """The output has been begun; numba, OpenVINO and the model are being loaded."""
     np.save(tmp_path / "0.npy", rng.normal(size=(SIZE, SIZE)))
     running = subprocess.Popen(
         [LENS_INFER, "0.npy", "--model", bundle], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     while not list(tmp_path.glob(".*.partial")) and running.poll() is None:
-        time.sleep(0.01)
+        time.sleep(0.005)
+    time.sleep(delay)
     running.send_signal(signal.SIGTERM)
-    _, stderr = running.communicate(timeout=60)
+    _, stderr = running.communicate(timeout=300)
+    assert "Traceback" not in stderr
+    assert running.returncode == 1
     assert "stopped by SIGTERM" in stderr
     assert [entry.name for entry in tmp_path.iterdir()] == ["0.npy"]
+
+
+def test_a_library_that_turns_the_signal_into_its_own_error(tmp_path):
+    """As a compiled module does whose loading is interrupted."""
+    probe = (
+        "import os, signal, sys, types\n"
+        "def classify(*args, **kwargs):\n"
+        "    try: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    except KeyboardInterrupt: raise ImportError('initialization failed')\n"
+        "pipeline = types.ModuleType('pipeline')\n"
+        "pipeline.classify = classify\n"
+        "sys.modules['stronglens.engine.pipeline'] = pipeline\n"
+        "from stronglens.engine.cli import main\n"
+        "main(['x.npy'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert done.stderr == "Error: stopped by SIGTERM: preds.csv was not written\n"
 
 
 def test_help_loads_nothing_heavy(tmp_path):
