@@ -1,0 +1,107 @@
+"""How good is the ResNeXt50 on real cutouts, and does every form of it that serves stay as good?
+
+8,000 published DeepLense cutouts with and without substructure: 80 % to train on (a tenth of
+them to choose the best epoch), the rest scored once, as .npy files, by torch in float32 and by
+lens-infer in each precision of the bundle.
+
+    python benchmarks/sub_nosub.py [-o name=value …]      # options go to lens-train
+"""
+
+import io
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import read_predictions, run, shared_folder, table, write_result
+from PIL import Image
+
+WORK = Path("benchmarks/work/sub_nosub")
+CLASSES = ("no_sub", "sub")
+TRAIN_SHARE = 0.8
+
+
+def unpack(archive: Path, work: Path) -> None:
+    """Write train/CLASS/*.jpg as they are and test/CLASS/*.npy (uint8), split by name order."""
+    done = work / "unpacked"
+    if done.exists():
+        return
+    with zipfile.ZipFile(archive) as source:
+        for cls in CLASSES:
+            names = sorted(n for n in source.namelist() if n.startswith(f"{cls}/"))
+            for part in ("train", "test"):
+                (work / part / cls).mkdir(parents=True, exist_ok=True)
+            # the names are random numbers, so their order is a shuffle
+            cut = round(TRAIN_SHARE * len(names))
+            for name in names[:cut]:
+                (work / "train" / name).write_bytes(source.read(name))
+            for name in names[cut:]:
+                pixels = np.asarray(Image.open(io.BytesIO(source.read(name))))
+                np.save((work / "test" / name).with_suffix(".npy"), pixels)
+    done.touch()
+
+
+def torch_probabilities(run_folder: Path, files: list[str]) -> Any:
+    """Return prob_NK of the run's net, torch eager float32."""
+    import torch
+
+    from stronglens.engine.feed import feed
+    from stronglens.engine.sources import open_source
+    from stronglens.training.checkpoint import load_run
+
+    trained = load_run(run_folder)
+    batches = feed(open_source(files), trained.config.preprocess, batch_size=32, workers=1)
+    with torch.inference_mode():
+        prob = [trained.net(torch.from_numpy(b.x_BHW.copy())).softmax(1).numpy() for b in batches]
+    return np.concatenate(prob)
+
+
+def row(name: str, y_N: Any, prob_NK: Any, reference_NK: Any) -> list[str]:
+    """Return a line of the table: ROC AUC with interval, accuracy, distance from torch."""
+    from stronglens.training.metrics import summarise
+
+    found = summarise(y_N, prob_NK, list(CLASSES))
+    auc = found["roc_auc"]["sub"]
+    return [
+        name,
+        f"{auc['value']:.5f}",
+        f"{auc['low']:.4f} to {auc['high']:.4f}",
+        f"{found['accuracy']:.4f}",
+        f"{np.abs(prob_NK - reference_NK).max():.1e}",
+        str(int((prob_NK.argmax(1) != reference_NK.argmax(1)).sum())),
+    ]
+
+
+def main() -> None:
+    unpack(shared_folder() / "data" / "deeplense_sub_nosub_8k.zip", WORK)
+    trained, bundle = WORK / "run", WORK / "bundle"
+    run("lens-train", "substructure", "--data", WORK / "train", "--out", trained, *sys.argv[1:])
+    exported = run("lens-export", trained, "--fp16", "--out", bundle)
+    rows, outputs = [], {}
+    for precision in ("float32", "float16", "bfloat16"):
+        out = WORK / f"preds_{precision}.csv"
+        pattern = f"{WORK}/test/*/*.npy"
+        run("lens-infer", pattern, "--model", bundle, "--precision", precision, "--out", out)
+        outputs[precision] = read_predictions(out)
+    ids = outputs["float32"][0]
+    y_N = np.array([CLASSES.index(Path(name).parent.name) for name in ids])
+    reference_NK = torch_probabilities(trained, ids)
+    rows.append(row("torch float32", y_N, reference_NK, reference_NK))
+    for precision, (found, classes, prob_NK) in outputs.items():
+        assert found == ids and classes == list(CLASSES)
+        rows.append(row(f"lens-infer {precision}", y_N, prob_NK, reference_NK))
+    header = ["scored by", "ROC AUC", "95 % interval", "accuracy", "max abs Δp", "labels changed"]
+    history = (trained / "history.csv").read_text()
+    write_result(
+        "sub_nosub",
+        "ResNeXt50 on real DeepLense cutouts, substructure or not",
+        f"{len(ids):,} cutouts held out of training and of the choice of the epoch.",
+        table(header, rows),
+        f"The training, epoch by epoch:\n\n```\n{history}```",
+        f"The export's own gate, on the validation split:\n\n```\n{exported}```",
+    )
+
+
+if __name__ == "__main__":
+    main()
