@@ -77,3 +77,60 @@ def trace(lens, points_P3, line, source, index, side, *, pixel, subpixels):
     r = np.maximum(np.hypot(along.real * np.sqrt(q), along.imag / np.sqrt(q)), 1e-5)
     value = np.exp(-(1.9992 * index - 0.3271) * ((r / radius) ** (1 / index) - 1))
     return value.reshape(side, subpixels, side, subpixels).mean(axis=(1, 3))
+
+
+# ---------------------------------------------------------------- training.metrics
+
+
+def roc_auc(is_class_N, score_N):
+    """Return the share of (class, rest) pairs in the right order, a tie counting one half."""
+    inside, outside = score_N[is_class_N], score_N[~is_class_N]
+    wins = sum(float(a > b) + 0.5 * float(a == b) for a in inside for b in outside)
+    return wins / (len(inside) * len(outside))
+
+
+def best_tpr(is_class_N, score_N, false_positives):
+    """Return the highest TPR of all thresholds that let through at most so many of the rest."""
+    best = 0.0
+    for threshold in [np.inf, *score_N]:
+        chosen_N = score_N >= threshold
+        if (chosen_N & ~is_class_N).sum() <= false_positives:
+            best = max(best, (chosen_N & is_class_N).sum() / is_class_N.sum())
+    return best
+
+
+def best_purity(is_class_N, score_N, completeness):
+    """Return the highest purity of all thresholds that keep at least so much of the class."""
+    best = 0.0
+    for threshold in score_N:
+        chosen_N = score_N >= threshold
+        if (chosen_N & is_class_N).sum() >= completeness * is_class_N.sum():
+            best = max(best, (chosen_N & is_class_N).sum() / chosen_N.sum())
+    return best
+
+
+# ---------------------------------------------------------------- training.simclr, lars
+
+
+def nt_xent(z_ND, temperature):
+    """Chen et al. 2020, algorithm 1: rows k and k + N/2 are a pair; float64."""
+    count = len(z_ND)
+    half = count // 2
+
+    def similarity(i, j):
+        norms = np.sqrt(np.sum(z_ND[i] ** 2)) * np.sqrt(np.sum(z_ND[j] ** 2))
+        return np.sum(z_ND[i] * z_ND[j]) / norms
+
+    def loss(i, j):
+        others = [np.exp(similarity(i, k) / temperature) for k in range(count) if k != i]
+        return -np.log(np.exp(similarity(i, j) / temperature) / np.sum(others))
+
+    return sum(loss(k, k + half) + loss(k + half, k) for k in range(half)) / count
+
+
+def lars_gradient(w, g, trust_coefficient, weight_decay, eps):
+    """Return what LARS makes of a gradient; as it is where either norm is 0."""
+    w_norm, g_norm = np.sqrt(np.sum(w**2)), np.sqrt(np.sum(g**2))
+    if w_norm == 0 or g_norm == 0:
+        return g
+    return g * trust_coefficient * w_norm / (g_norm + weight_decay * w_norm + eps)
