@@ -6,6 +6,7 @@ Everything goes by name: the order in which a folder lists its files never matte
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -144,19 +145,18 @@ def _drawn(labelled: list[Labelled], classes: list[str], seed: int, val_fraction
     from sklearn.model_selection import train_test_split
 
     labels = [each.label for each in labelled]
-    if (fewest := min(np.bincount(labels, minlength=len(classes)))) < 2:
-        raise InputError(
-            f"cannot split: a class has {fewest} cutouts, at least 2 are needed "
-            f"({', '.join(classes)})"
-        )
-    count = max(round(val_fraction * len(labelled)), len(classes))
+    for name, count in zip(classes, np.bincount(labels, minlength=len(classes)), strict=True):
+        if count < 2:
+            raise InputError(f"cannot split: {count} cutouts of {name}, at least 2 are needed")
+    held_out = math.ceil(val_fraction * len(labelled))  # as scikit-learn rounds a share
+    held_out = min(max(held_out, len(classes)), len(labelled) - len(classes))
     _, held = train_test_split(
-        range(len(labelled)), test_size=count, stratify=labels, random_state=seed
+        range(len(labelled)), test_size=held_out, stratify=labels, random_state=seed
     )
     chosen = set(held)
     return Listing(
         [each for i, each in enumerate(labelled) if i not in chosen],
         [each for i, each in enumerate(labelled) if i in chosen],
         classes,
-        f"{count} of {len(labelled)} held out, stratified, seed {seed}",
+        f"{held_out} of {len(labelled)} held out, stratified, seed {seed}",
     )

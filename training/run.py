@@ -23,7 +23,7 @@ from stronglens.training.results import write_results
 from stronglens.training.state import newest_state
 from stronglens.training.summary import summary
 from stronglens.training.tasks import TASKS, Recipe, Task, override
-from stronglens.training.weights import Weights, load_weights
+from stronglens.training.weights import RANDOM, Weights, load_weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,13 +53,15 @@ def run(order: Order, progress: Progress) -> str:
     recipe = replace(recipe, precision=hardware.precision)
     found = previous(order.out)
     with machine_faults(order.out), checkpoint.locked(order.out):
+        finished = checkpoint.is_finished(order.out)
+        weights = RANDOM if finished else _first_weights(order, recipe, found, progress)
         data_dir = find_data(TASKS[order.task], recipe, order.data, progress)
         if found is not None:
             check_same(order, found, _planned(order, found, recipe, hardware, data_dir))
-        if checkpoint.is_finished(order.out):
+        if finished:
             progress.say(f"{order.out} is finished: nothing to do")
         else:
-            _go_on(order, found, recipe, hardware, data_dir, progress)
+            _go_on(order, found, recipe, hardware, weights, data_dir, progress)
         return summary(order.out)
 
 
@@ -159,10 +161,16 @@ def _planned(
 def _first_weights(
     order: Order, recipe: Recipe, found: RunConfig | None, progress: Progress
 ) -> Weights:
-    """Load the first weights; a training that has epochs behind it needs only their name."""
+    """Load the first weights; a training that has epochs behind it needs only their name.
+
+    Builds the net once, before anything that takes long, to see that it can be built.
+    """
     if found is not None and newest_state(order.out / "state") is not None:
         return Weights(found.weights["origin"])
-    return load_weights(order.weights, recipe.net, progress.say)
+    weights = load_weights(order.weights, recipe.net, progress.say)
+    task = TASKS[order.task]
+    method_of(recipe).build(recipe, len(task.classes), task.preprocess, weights)
+    return weights
 
 
 def _go_on(
@@ -170,10 +178,10 @@ def _go_on(
     found: RunConfig | None,
     recipe: Recipe,
     hardware: Hardware,
+    weights: Weights,
     data_dir: Path,
     progress: Progress,
 ) -> None:
-    weights = _first_weights(order, recipe, found, progress)
     data = load_dataset(
         TASKS[order.task],
         data_dir,

@@ -5,6 +5,7 @@ scores better or faster, and says what. A recipe is changed on the command line 
 `-o name=value`; nothing else in the package holds a default of a training.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -69,6 +70,8 @@ class Recipe:
     """the same: per class for validation (lens finding: non-lenses)"""
 
     def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "plateau_threshold", "min_lr"):
+            _check(self, name, getattr(self, name) < math.inf, "a finite number")
         for name in ("batch_size", "epochs", "lr", "simulated_train", "simulated_val"):
             _check(self, name, getattr(self, name) > 0, "above 0")
         for name in (
