@@ -27,8 +27,11 @@ types: $(INSTALLED)
 	ln -sfn ../../../engine ../../../training ../../../export build/types/stronglens/
 	MYPYPATH=build/types $(BIN)/mypy -p stronglens
 
+# on what the demo left
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/run_all.py
+	cd demo && ../$(BIN)/python ../benchmarks/throughput.py runs/resnext50 bundles/resnext50 catalog
+	cd demo && ../$(BIN)/python ../benchmarks/throughput.py runs/lensfinding \
+		bundles/lensfinding sky --count 64 --name throughput_lensfinding
 
 format: $(INSTALLED)
 	$(BIN)/ruff format $(CODE)

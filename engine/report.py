@@ -48,7 +48,9 @@ class RunReport:
         self.ok += int(good_B.sum())
         self.filled += int((good_B & ((flags_B & Flag.NONFINITE) != 0)).sum())
         best_B = scores.prob_BK[good_B].argmax(axis=1)
-        for name, n in zip(self.classes, np.bincount(best_B, minlength=99).tolist(), strict=False):
+        for name, n in zip(
+            self.classes, np.bincount(best_B, minlength=len(self.classes)).tolist(), strict=True
+        ):
             self.labels[name] += n
         self.rejected.update(reason(flags) for flags in flags_B[~good_B].tolist())
 
