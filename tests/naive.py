@@ -134,3 +134,24 @@ def lars_gradient(w, g, trust_coefficient, weight_decay, eps):
     if w_norm == 0 or g_norm == 0:
         return g
     return g * trust_coefficient * w_norm / (g_norm + weight_decay * w_norm + eps)
+
+
+# ---------------------------------------------------------------- training.models
+
+
+def square_root_bands(x_HW, crop=120, radius=6, sigma=2.5):
+    """Square root of the centre, and that minus its Gaussian blur with repeated edge pixels."""
+    keep = min(len(x_HW), crop)
+    start = (len(x_HW) - keep) // 2
+    centre = x_HW[start : start + keep, start : start + keep].astype(np.float64)
+    root = np.sqrt(np.maximum(centre, 0) + 0.01)
+    steps = range(-radius, radius + 1)
+    weight = {i: np.exp(-0.5 * (i / sigma) ** 2) for i in steps}
+    total = sum(weight.values()) ** 2
+    padded = np.pad(root, radius, mode="edge")
+    blurred = sum(
+        weight[i] * weight[j] / total * padded[radius + i :, radius + j :][:keep, :keep]
+        for i in steps
+        for j in steps
+    )
+    return np.stack([(root - 0.2) * 4, (root - blurred) * 25])
