@@ -81,8 +81,8 @@ def cross_validate(
 def scores(splits: Mapping[str, Scored], *, seed: int) -> dict[str, dict[str, Any]]:
     """Return ROC AUC from probabilities and from hard predictions, by split, with intervals.
 
-    The hard ones replace each probability by 0 or 1 first, which is how the reference scored;
-    they throw the order of the cutouts away and lie below the others.
+    The hard ones replace each probability by 0 or 1 first, which is how the reference scored.
+    They see the order of the cutouts at one threshold only: lower as a rule, not always.
     """
     return {
         "probability_roc_auc": {
