@@ -12,10 +12,10 @@ demo: $(INSTALLED)
 	PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/demo.sh
 
 test: lint types
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow"
 
 test-all: lint types
-	$(BIN)/python -m pytest -m "not gpu" --durations=15
+	$(BIN)/python -m pytest --durations=15
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check $(CODE)
