@@ -11,7 +11,10 @@ CutoutError           one cutout cannot be used; the feed turns it into a reject
 A bad *cutout* never stops a run, so `CutoutError` is not a `LensError`.
 """
 
-from stronglens.engine.batches import Flag
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # batches needs numpy, which a command can explain itself without
+    from stronglens.engine.batches import Flag
 
 
 class LensError(Exception):
@@ -37,6 +40,6 @@ class BackendError(LensError):
 class CutoutError(Exception):
     """One cutout cannot be used: `flag` is the reason its row will give."""
 
-    def __init__(self, flag: Flag, detail: str = "") -> None:
+    def __init__(self, flag: "Flag", detail: str = "") -> None:
         super().__init__(detail or flag.name)
         self.flag = flag

@@ -1,10 +1,9 @@
 """lens-export"""
 
+import sys
 from pathlib import Path
 
 import click
-
-from stronglens.engine.errors import LensError
 
 
 class Count(click.ParamType[int]):
@@ -50,6 +49,9 @@ def main(run: Path | None, out: Path | None, half: bool, data: Path | None, coun
     Every graph is compared with torch float32 on the run's validation cutouts, filled up with
     training cutouts where they are few. A graph that differs too much fails the export.
     """
+    for stream in (sys.stdout, sys.stderr):  # not every terminal has a Δ
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    from stronglens.engine.errors import LensError
     from stronglens.export.assemble import Order, export  # torch loads only when needed
 
     order = Order(run=run, out=out, data=data, half=half, count=count)

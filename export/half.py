@@ -19,7 +19,7 @@ from torch.fx.experimental.optimization import fuse
 
 from stronglens.engine.errors import BackendError
 from stronglens.export.graph import BATCH, ServingGraph
-from stronglens.export.parity import Parity, Reference
+from stronglens.export.parity import ROUNDED, Parity, Reference
 
 HALF_MAX = 65504.0
 """largest finite float16"""
@@ -120,7 +120,7 @@ def check_half(half: HalfBody, reference: Reference) -> Parity:
         check_range(batch_largest)
         parts.append(prob_BK.numpy())
         largest = max(largest, batch_largest)
-    found = reference.compare("float16", np.concatenate(parts), "torch with rounded activations")
+    found = reference.compare(ROUNDED, np.concatenate(parts), "torch")
     return replace(found, max_abs_activation=largest)
 
 

@@ -52,7 +52,9 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def _range(found: Sequence[Parity]) -> list[str]:
     return [
-        f"largest |activation| in {each.precision}: {each.max_abs_activation:,.0f} of 65,504"
+        f"{each.precision} with every activation rounded, as on a GPU: max |Δp| "
+        f"{each.rounded_max_abs_dp:.1e}, largest |activation| {each.max_abs_activation:,.0f} "
+        "of 65,504"
         for each in found
         if each.max_abs_activation is not None
     ]
