@@ -12,9 +12,7 @@ FOLDERS = ("engine", "training", "export")
 
 # Where onnxruntime-gpu has wheels; its plain twin goes everywhere else. The two overwrite each
 # other's files, so the markers must never both hold.
-GPU_WHEELS = (
-    "(sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'win32'"
-)
+GPU_WHEELS = "(sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'win32'"
 NO_GPU_WHEELS = (
     "(sys_platform != 'linux' or platform_machine != 'x86_64') and sys_platform != 'win32'"
 )
