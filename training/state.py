@@ -125,6 +125,12 @@ def _unflatten(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> Non
         state.setdefault(int(parameter), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]  # as the recipe made them
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    # The fused AdamW goes through memory, not through indices: a moment must lie as its weight
+    # does (channels last), or it is applied to other elements, without an error.
+    for weight, slots in optimizer.state.items():
+        for name, value in slots.items():
+            if value.shape == weight.shape:
+                slots[name] = torch.empty_like(weight).copy_(value)
 
 
 def _sync(path: Path) -> None:
