@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -132,9 +134,13 @@ def stops(result, *words):
 
 @pytest.fixture(scope="module")
 def exported(made, tmp_path_factory):
-    """The installed command with its defaults and --fp16, run in the folder of the runs."""
+    """The installed command with its defaults and --fp16, run in the folder of the runs.
+
+    Its terminal has no Δ: that must not cost the user the summary.
+    """
+    env = os.environ | {"PYTHONIOENCODING": "latin-1"}
     done = subprocess.run(
-        [COMMAND, "--fp16"], cwd=made, capture_output=True, text=True, check=False
+        [COMMAND, "--fp16"], cwd=made, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done, made / "bundles" / "lensfinding"
@@ -166,6 +172,7 @@ def test_parity_is_recorded(exported):
 
 def test_summary_says_what_was_made_and_what_is_next(exported):
     lines = exported[0].stdout.splitlines()
+    assert "max |\\u0394p|" in lines[2]
     assert any(line.split()[:2] == ["float32", "model.onnx"] for line in lines)
     assert any(line.split()[:2] == ["float16", "model.fp16.onnx"] for line in lines)
     assert "p_lens is the probability of a lens" in lines
@@ -206,25 +213,20 @@ def test_folded_lens_finder_equals_sklearn(made, exported):
     assert np.abs(prob_NK - expected_NK).max() <= 1e-5
 
 
-def test_classifier_from_a_named_run_to_a_named_bundle(made, at):
-    result = invoke(made / "runs" / "substructure", "--out", "mine", "--parity-count", 9)
+def test_classifier_from_a_named_run_to_a_named_bundle_that_is_replaced(made, at):
+    run = made / "runs" / "substructure"
+    assert invoke(run, "--out", "mine", "--fp16").exit_code == 0
+    assert load_bundle(at / "mine").manifest.parity.keys() >= {"float32", "float16"}
+    result = invoke(run, "--out", "mine", "--parity-count", 9)
     assert result.exit_code == 0, result.output
     manifest = load_bundle(at / "mine").manifest
     assert manifest.classes == ["no", "sphere", "vort"]
     assert manifest.outputs == ["prob"]
     assert manifest.files.keys() == {"model.onnx", "golden.npz"}
+    assert not (at / "mine" / "model.fp16.onnx").exists()
     assert manifest.parity["float32"]["count"] == 9
     assert manifest.parity["float32"]["from"] == {"val": 9, "train": 0}
     assert "p_lens" not in result.stdout
-
-
-def test_exporting_again_replaces_the_bundle(made, at):
-    run = made / "runs" / "substructure"
-    assert invoke(run, "--out", "mine", "--fp16").exit_code == 0
-    assert (at / "mine" / "model.fp16.onnx").exists()
-    assert invoke(run, "--out", "mine").exit_code == 0
-    assert not (at / "mine" / "model.fp16.onnx").exists()
-    load_bundle(at / "mine")
 
 
 @pytest.mark.parametrize(("precision", "options"), [("float32", ()), ("float16", ("--fp16",))])
@@ -233,6 +235,16 @@ def test_a_miss_fails_the_export(made, at, monkeypatch, precision, options):
     result = invoke(made / "runs" / "substructure", *options)
     stops(result, precision, "max |Δp|", "allowed are max |Δp| 1e-12")
     assert not (at / "bundles").exists()
+
+
+def test_a_failed_export_leaves_the_older_bundle(made, at, exported, monkeypatch):
+    shutil.copytree(exported[1], at / "mine")
+    before = load_bundle(at / "mine").manifest
+    monkeypatch.setitem(parity.GATES, "float32", parity.Gate(1e-12, 1))
+    result = invoke(made / "runs" / "substructure", "--out", "mine")
+    assert result.exit_code == 1
+    assert load_bundle(at / "mine").manifest == before
+    assert [path.name for path in at.iterdir()] == ["mine"]
 
 
 def test_a_miss_in_bfloat16_is_only_remarked_on(made, at, monkeypatch):
