@@ -165,6 +165,7 @@ def test_parity_is_recorded(exported):
     assert "OpenVINO" in found["float32"]["runtime"]
     assert found["float32"]["max_abs_dp"] < found["float16"]["max_abs_dp"] <= 5e-3
     assert 0 < found["float16"]["max_abs_activation"] < 65504
+    assert 0 < found["float16"]["rounded_max_abs_dp"] <= 5e-2
     for each in found.values():
         assert each["count"] == 4 * PER_CLASS
         assert sum(each["from"].values()) == each["count"]
