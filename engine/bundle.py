@@ -201,7 +201,8 @@ def write_bundle(
     Raises:
         BundleError: `path` holds something that is not a bundle, or cannot be written.
     """
-    if path.exists() and not (path / MANIFEST).is_file() and any(path.iterdir()):
+    empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not empty and not (path / MANIFEST).is_file():
         raise BundleError(f"{path} is there and is not a model bundle: choose another place")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

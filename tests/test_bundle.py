@@ -67,6 +67,9 @@ def test_writing_over_something_else_is_refused(tmp_path, golden):
     with pytest.raises(BundleError, match="not a model bundle: choose another"):
         write_bundle(tmp_path / "model", {"model.onnx": b""}, golden=golden, **FACTS)
     assert (tmp_path / "model" / "thesis.tex").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(BundleError, match="not a model bundle: choose another"):
+        write_bundle(tmp_path / "file", {"model.onnx": b""}, golden=golden, **FACTS)
 
 
 @pytest.mark.parametrize(

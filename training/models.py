@@ -120,7 +120,7 @@ class LensFinder(nn.Module):
         self.encoder = encoder
         self.projection = projection
         self.head = nn.Linear(dim, 1).requires_grad_(False)
-        """logit of p(lens); no gradient reaches it, `simclr.finish` fits it"""
+        """logit of the second class, nonlens; no gradient reaches it, `simclr.finish` fits it"""
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
