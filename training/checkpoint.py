@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -102,7 +103,7 @@ def load_run(path: Path) -> Run:
     )
     try:
         net.load_state_dict(load_file(path / "model.safetensors"))
-    except (RuntimeError, OSError) as err:
+    except (RuntimeError, OSError, SafetensorError) as err:
         raise ConfigError(f"{path}: model.safetensors does not fit config.json: {err}") from err
     return Run(path, config, net.eval(), json.loads((path / "metrics.json").read_text()))
 
