@@ -1,6 +1,7 @@
 """The loop: schedules against torch's, early stop, best weights, resuming, what is timed."""
 
 import io
+import json
 import math
 from dataclasses import asdict
 
@@ -255,3 +256,22 @@ def test_hardware_is_refused_or_runs():
 def test_auto_takes_halves_where_the_cpu_has_them(monkeypatch, native, expected):
     monkeypatch.setattr("stronglens.training.hardware.native_bfloat16", lambda: native)
     assert open_hardware("cpu", "auto").precision == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_learns_and_resumes(tmp_path, dtype):
+    """float16 goes through the gradient scaler, whose scale is part of the state."""
+    data = tiny_data.dataset(train=48, val=6)
+    hardware = Hardware(torch.device("cpu"), dtype)
+    whole = Scripted([1.0, 0.9, 0.8, 0.7])
+    _, state, _ = run(tmp_path / "a", data, TINY, whole, hardware)
+    assert state.history[-1].train_loss < 0.8 * state.history[0].train_loss
+    with pytest.raises(StopIteration):
+        run(tmp_path / "b", data, TINY, Scripted([1.0, 0.9]), hardware)
+    rows = json.loads((tmp_path / "b/state/epoch-00002/state.json").read_text())
+    assert bool(rows["scaler"]) == (dtype == torch.float16)
+    resumed = Scripted([0.8, 0.7])
+    net, _, _ = run(tmp_path / "b", data, TINY, resumed, hardware, new_net(data))
+    assert all(weight.dtype == torch.float32 for weight in net.parameters())
+    for name, weight in whole.seen[-1].items():
+        assert torch.equal(weight, resumed.seen[-1][name]), name
