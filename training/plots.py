@@ -61,14 +61,15 @@ def loss_png(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the loss by epoch; mark the epoch whose weights were kept and each cut of the rate.
 
     A row of `history` is an epoch: "train_loss", and where there are any "val_loss" and "lr".
-    "epoch" counts the rows where absent. Missing and non-finite values are gaps.
+    "epoch" counts from 0, the picture from 1 as everything said to the user does; it counts the
+    rows where absent. Missing and non-finite values are gaps.
     """
     from matplotlib.ticker import MaxNLocator
 
     figure = _figure(7.5, 4.5)
     axes = figure.subplots()
     epoch_E = _column(history, "epoch")
-    epoch_E = np.where(np.isfinite(epoch_E), epoch_E, np.arange(len(history)))
+    epoch_E = np.where(np.isfinite(epoch_E), epoch_E, np.arange(len(history))) + 1
     train_E, val_E = _column(history, "train_loss"), _column(history, "val_loss")
     watched_E = val_E if np.isfinite(val_E).any() else train_E
     axes.plot(epoch_E, train_E, color=COLOURS[0], marker="o", ms=3.5, lw=1.6, label="training")
@@ -149,7 +150,9 @@ def _column(history: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float
 
 
 def _mark_rate_cuts(axes: "Axes", epoch_E: NDArray[Any], lr_E: NDArray[Any]) -> None:
-    cuts = np.flatnonzero(lr_E[1:] < 0.5 * lr_E[:-1]) + 1
+    # a rate that had stayed the same: one that falls all the time is a schedule, not a cut
+    before_E = np.concatenate([lr_E[:1], lr_E[:-2]])[: max(len(lr_E) - 1, 0)]
+    cuts = np.flatnonzero((lr_E[1:] < 0.5 * lr_E[:-1]) & (before_E == lr_E[:-1])) + 1
     for nth, e in enumerate(cuts):
         label = "learning rate cut" if nth == 0 else None
         axes.axvline(epoch_E[e], color=GREY, lw=1, ls="--", label=label)
