@@ -12,7 +12,7 @@ from stronglens.engine.config import AUTO, DEVICES, PRECISIONS, EngineConfig
 SOME_REJECTED = 3
 """exit code: done, but some inputs have no score"""
 SETTLING = 2.0
-"""seconds in which a run that was told to stop is not told again"""
+"""seconds that a run which was told to stop has to do so in good order"""
 
 
 def auto_or_count(text: str) -> int:
@@ -79,7 +79,7 @@ def main(
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    stopped = _stop_on_signals()
+    signals = _Signals()
     from stronglens.engine.errors import LensError  # what takes long to import is imported now
 
     try:
@@ -88,12 +88,11 @@ def main(
         config = EngineConfig(
             device=device, precision=precision, batch_size=batch_size, workers=workers
         )
-        report = classify(inputs, model=model, out=out, config=config)
+        report = classify(inputs, model=model, out=out, config=config, check=signals.check)
     except BaseException as err:
-        # A library whose loading is interrupted may turn the interruption into its own error.
-        if stopped or isinstance(err, KeyboardInterrupt):
-            by = stopped[0] if stopped else "SIGINT"
-            raise click.ClickException(f"stopped by {by}: {out} was not written") from err
+        if signals.came:
+            message = f"stopped by {signals.came}: {out} was not written"
+            raise click.ClickException(message) from err
         if isinstance(err, LensError):
             raise click.ClickException(str(err)) from err
         raise
@@ -102,23 +101,28 @@ def main(
         sys.exit(SOME_REJECTED)
 
 
-def _stop_on_signals() -> list[str]:
-    """Make SIGINT and SIGTERM unwind the run; return where the names of those that came go.
+class _Signals:
+    """Notes SIGINT and SIGTERM, so that a run ends between two steps.
 
-    Repeats within SETTLING seconds are ignored, so that they do not break the tidying up; a
-    later one counts, in case a library swallowed the first.
+    Raised at once, they would be swallowed by compiled code that happens to call Python, or
+    leave a library half loaded. Only one that is repeated after SETTLING seconds is.
     """
-    came: list[str] = []
-    last = float("-inf")
 
-    def stop(signum: int, frame: object) -> None:
-        nonlocal last
-        if time.monotonic() - last > SETTLING:
-            last = time.monotonic()
-            came.append(signal.Signals(signum).name)
+    def __init__(self) -> None:
+        self.came = ""
+        self._first = 0.0
+        for each in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(each) is not signal.SIG_IGN:
+                signal.signal(each, self._note)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal came."""
+        if self.came:
             raise KeyboardInterrupt
 
-    for each in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(each) is not signal.SIG_IGN:
-            signal.signal(each, stop)
-    return came
+    def _note(self, signum: int, frame: object) -> None:
+        if not self.came:
+            self.came = signal.Signals(signum).name
+            self._first = time.monotonic()
+        elif time.monotonic() - self._first > SETTLING:
+            raise KeyboardInterrupt

@@ -19,6 +19,8 @@ from stronglens.engine.sources import Cutout
 SPAN = 8
 """Cutouts that a thread takes at once: enough to hide the hand-over, few enough to share out"""
 
+JOIN_SECONDS = 5.0
+
 
 def host_buffer(shape_BHW: tuple[int, int, int]) -> NDArray[np.float32]:
     """Return plain memory for a batch."""
@@ -100,8 +102,8 @@ def feed(
         stop.set()
         for _ in threads:
             work.put(None)
-        for thread in threads:
-            thread.join()
+        for thread in threads:  # not for ever: a read may hang, on a dead network drive say
+            thread.join(JOIN_SECONDS)
 
 
 def _slot(

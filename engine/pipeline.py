@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TextIO
@@ -20,7 +20,7 @@ from stronglens.engine.machine import usable_cores
 from stronglens.engine.progress import Progress, say
 from stronglens.engine.report import RunReport, threads
 from stronglens.engine.sinks import Sink, check_output, open_sink
-from stronglens.engine.sources import Source, open_source
+from stronglens.engine.sources import open_source
 
 
 def classify(
@@ -30,6 +30,7 @@ def classify(
     out: Path,
     config: EngineConfig | None = None,
     stderr: TextIO | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> RunReport:
     """Score every cutout of `inputs` and write one row each to `out`.
 
@@ -39,6 +40,7 @@ def classify(
         out: the file to write; see `open_sink`.
         config: how to use the machine.
         stderr: gets the line on what was chosen, and the progress.
+        check: called between the steps; what it raises ends the run, and nothing is written.
 
     Raises:
         LensError: nothing to read, no such model, a device that is not there, an output that
@@ -51,18 +53,13 @@ def classify(
     check_output(out)
     with clock.timing("start"):
         bundle = load_bundle(model or newest_bundle())
+    check()
     with clock.timing("list"):
         source = open_source(inputs)
+    check()
     with open_sink(out, bundle.manifest.classes) as sink:
         with clock.timing("start"):
-            backend = open_backend(
-                bundle,
-                device=config.device,
-                precision=config.precision,
-                threads=config.threads,
-                batch_size=config.batch_size,
-            )
-            replay(bundle, backend)
+            backend = _open_and_replay(bundle, config, check)
         with closing(backend):
             report = RunReport(
                 out=out,
@@ -75,9 +72,32 @@ def classify(
                 seconds=clock.seconds,
             )
             say(f"{report.label}; fed by {threads(report.workers)}\n", stderr)
-            with Progress(len(source), stderr) as progress:
-                _score_all(source, bundle, backend, sink, report, clock, progress, config.ahead)
+            batches = feed(
+                source,
+                bundle.manifest.preprocess,
+                batch_size=backend.batch_size,
+                workers=report.workers,
+                buffer=backend.buffer,
+                ahead=config.ahead,
+                clock=clock,
+            )
+            with closing(batches), Progress(len(source), stderr) as progress:
+                _score_all(batches, backend, sink, report, clock, progress, check)
     return report
+
+
+def _open_and_replay(bundle: Bundle, config: EngineConfig, check: Callable[[], None]) -> Backend:
+    backend = open_backend(
+        bundle,
+        device=config.device,
+        precision=config.precision,
+        threads=config.threads,
+        batch_size=config.batch_size,
+    )
+    check()
+    replay(bundle, backend)
+    check()
+    return backend
 
 
 def auto_workers(device: str, cores: int) -> int:
@@ -91,37 +111,27 @@ def auto_workers(device: str, cores: int) -> int:
 
 
 def _score_all(
-    source: Source,
-    bundle: Bundle,
+    batches: Iterator[Batch],
     backend: Backend,
     sink: Sink,
     report: RunReport,
     clock: StageClock,
     progress: Progress,
-    ahead: int,
+    check: Callable[[], None],
 ) -> None:
     begin = time.perf_counter()
-    batches = feed(
-        source,
-        bundle.manifest.preprocess,
-        batch_size=backend.batch_size,
-        workers=report.workers,
-        buffer=backend.buffer,
-        ahead=ahead,
-        clock=clock,
-    )
-    with closing(batches):
-        while True:
-            with clock.timing("wait"):
-                batch = next(batches, None)
-            if batch is None:
-                break
-            with clock.timing("run"):
-                scores = score(batch, backend, len(report.classes))
-            with clock.timing("write"):
-                sink.write(scores)
-            report.count(scores)
-            progress.add(len(scores.ids))
+    while True:
+        with clock.timing("wait"):
+            batch = next(batches, None)
+        check()
+        if batch is None:
+            break
+        with clock.timing("run"):
+            scores = score(batch, backend, len(report.classes))
+        with clock.timing("write"):
+            sink.write(scores)
+        report.count(scores)
+        progress.add(len(scores.ids))
     report.wall = time.perf_counter() - begin
 
 

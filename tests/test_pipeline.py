@@ -201,6 +201,27 @@ def test_nothing_is_left_where_a_run_fails(catalog, bundle, tmp_path, monkeypatc
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("steps", range(1, 8))
+def test_a_check_ends_a_run_wherever_it_raises(catalog, bundle, tmp_path, steps):
+    left = iter(range(steps))
+
+    def check():
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    (tmp_path / "out").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        classify(
+            [catalog],
+            model=bundle.path,
+            out=tmp_path / "out" / "preds.csv",
+            config=EngineConfig(batch_size=16),
+            stderr=io.StringIO(),
+            check=check,
+        )
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_refusals_before_any_work(catalog, bundle, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "catalog")
     with pytest.raises(ConfigError, match="no model: there is no bundle under bundles"):

@@ -1,5 +1,6 @@
 """OpenVINO on the CPU: by far the fastest runtime there."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,21 @@ THREADS_PER_STREAM = 4
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
 
 
+def load_openvino() -> Any:
+    """Import OpenVINO without its telemetry, and return it.
+
+    Its import otherwise reports itself to Google Analytics from a forked process, writes files
+    in the home folder, and holds up the exit where the network does not answer.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # None: absent
+    import openvino
+
+    return openvino
+
+
 def native_precisions() -> set[str]:
     """Return the precisions that this CPU computes in, rather than emulates."""
-    import openvino as ov
-
+    ov = load_openvino()
     names = {"FP32": "float32", "BF16": "bfloat16", "FP16": "float16", "INT8": "int8"}
     found = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     native = {names[name] for name in found if name in names}
@@ -56,8 +68,7 @@ class OpenVinoBackend:
         Raises:
             BackendError: OpenVINO cannot read or compile it.
         """
-        import openvino as ov
-
+        ov = load_openvino()
         self._tensor = ov.Tensor
         streams = max(1, threads // THREADS_PER_STREAM)
         self.device, self.precision = "cpu", precision
@@ -117,8 +128,7 @@ class OpenVinoBackend:
 
 def _only_prob(model: Any) -> Any:
     """Return the model with its shapes fixed and without any output but prob."""
-    import openvino as ov
-
+    ov = load_openvino()
     small = ov.Model([model.output("prob")], model.get_parameters(), "probabilities")
     small.reshape([SLICE, *list(small.input(0).partial_shape)[1:]])
     return small
