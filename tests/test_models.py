@@ -113,7 +113,9 @@ def test_an_encoder_takes_rgb_weights_and_sums_their_stem():
 
 def test_a_run_starts_another(tmp_path):
     first = resnet18_encoder()
-    save_file({f"encoder.{k}": v for k, v in first.state_dict().items()}, tmp_path / "m.safetensors")
+    save_file(
+        {f"encoder.{k}": v for k, v in first.state_dict().items()}, tmp_path / "m.safetensors"
+    )
     found = load_weights(str(tmp_path / "m.safetensors"), "resnet18", silent)
     assert found.origin.startswith("file m.safetensors ")
     second = resnet18_encoder(found)

@@ -51,17 +51,19 @@ def run(order: Order, progress: Progress) -> str:
     recipe = chosen_recipe(TASKS[order.task], order.recipe, order.settings)
     hardware = open_hardware(order.device, recipe.precision)
     recipe = replace(recipe, precision=hardware.precision)
-    found = previous(order.out)
-    with machine_faults(order.out), checkpoint.locked(order.out):
+    with machine_faults(order.out):
+        found = previous(order.out)
         finished = checkpoint.is_finished(order.out)
         weights = RANDOM if finished else _first_weights(order, recipe, found, progress)
-        data_dir = find_data(TASKS[order.task], recipe, order.data, progress)
-        if found is not None:
-            check_same(order, found, _planned(order, found, recipe, hardware, data_dir))
-        if finished:
-            progress.say(f"{order.out} is finished: nothing to do")
-        else:
-            _go_on(order, found, recipe, hardware, weights, data_dir, progress)
+        with checkpoint.locked(order.out):
+            data_dir = find_data(TASKS[order.task], recipe, order.data, progress)
+            if found is not None:
+                check_same(order, found, _planned(order, found, recipe, hardware, data_dir))
+            if finished:
+                progress.say(f"{order.out} is finished: nothing to do")
+            else:
+                _go_on(order, found, recipe, hardware, weights, data_dir, progress)
+            shutil.rmtree(order.out / "state", ignore_errors=True)
         return summary(order.out)
 
 
@@ -240,7 +242,6 @@ def _train(
     predictions = method.finish(net, data, config.recipe, hardware)
     checkpoint.save_weights(order.out / "model.safetensors", net)
     write_results(order.out, config, data, state, predictions)
-    shutil.rmtree(order.out / "state")
 
 
 def _sizes(data: DataSet) -> str:
