@@ -48,6 +48,8 @@ def run(order: Order, progress: Progress) -> str:
     Raises:
         LensError: what cannot be done, before the work begins wherever that can be known.
     """
+    if order.data is not None and not order.data.is_dir():
+        raise InputError(f"--data {order.data}: no such folder")
     recipe = chosen_recipe(TASKS[order.task], order.recipe, order.settings)
     hardware = open_hardware(order.device, recipe.precision)
     recipe = replace(recipe, precision=hardware.precision)
@@ -93,8 +95,6 @@ def chosen_recipe(task: Task, name: str, settings: Iterable[str]) -> Recipe:
 def find_data(task: Task, recipe: Recipe, given: Path | None, progress: Progress) -> Path:
     """Return the data set's folder: the one given, the task's own, or a simulated one."""
     if given is not None:
-        if not given.is_dir():
-            raise InputError(f"--data {given}: no such folder")
         return given
     if (default := Path(task.default_data)).is_dir():
         progress.say(f"training data: {default}/")
