@@ -214,7 +214,7 @@ def test_a_log_gets_few_lines_and_an_estimate(monkeypatch):
         clock[0] += 6.0
         progress.step(0, 10, 10 * step, 1000)
     lines = log.getvalue().splitlines()
-    assert lines[0].startswith("about 19 min 42 s for 2 epochs at most, at 2 cutouts a second")
+    assert lines[0].startswith("the whole run takes about 20 min 00 s at most: 2 epochs at 2 ")
     assert 5 < len(lines) < 12
 
 

@@ -45,9 +45,10 @@ class Progress:
             return
         if not self.announced and now - self.started > SETTLE_S:
             self.announced = True
+            plural = "s" if self.epochs > 1 else ""
             self.say(
-                f"about {duration(self._left(now))} for {self.epochs} epochs at most, "
-                f"at {self._rate(now):,.0f} cutouts a second"
+                f"the whole run takes about {duration(self.total / self._rate(now))} at most: "
+                f"{self.epochs} epoch{plural} at {self._rate(now):,.0f} cutouts a second"
             )
         if now - self.shown >= self._pause(now):
             self.shown = now

@@ -15,8 +15,8 @@ def summary(run: Path) -> str:
     metrics = json.loads((run / "metrics.json").read_text())
     counts = metrics["counts"]
     lines = [
-        f"{config.task}: {config.recipe.net}, best of {metrics['epochs']} epochs is "
-        f"{metrics['best_epoch'] + 1} (loss {metrics['best_loss']:.4f}), "
+        f"{config.task}: {config.recipe.net}, best epoch "
+        f"{metrics['best_epoch'] + 1} of {metrics['epochs']} (loss {metrics['best_loss']:.4f}), "
         f"first weights {config.weights['origin']}",
         f"validation: {sum(counts.values()):,} {_kind(config)}cutouts ({config.data['split']})",
         "",

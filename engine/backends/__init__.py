@@ -154,5 +154,5 @@ def choose_cpu_precision(native: set[str], passed: set[str]) -> tuple[str, str]:
     if "bfloat16" not in native:
         return "float32", "this CPU has no bfloat16 arithmetic"
     if "bfloat16" not in passed:
-        return "float32", "the bundle was not checked in bfloat16"
+        return "float32", "bfloat16 has not passed the export"
     return "bfloat16", "this CPU computes in it and it passed the parity check"
