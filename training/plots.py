@@ -107,7 +107,7 @@ def mistakes_png(
     columns = min(4, max(1, len(worst)))
     rows = max(1, -(-len(worst) // columns))
     figure = _figure(2.7 * columns, 3.0 * rows + 0.4)
-    figure.suptitle("validation cutouts whose true class was scored lowest", fontsize=11)
+    figure.suptitle("the cutouts whose true class was scored lowest", fontsize=11)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
