@@ -22,13 +22,13 @@ show python "$root/benchmarks/score.py" preds.csv catalog/params.csv
 say "2. The full ResNeXt50 through the same road: a few steps, so it has learnt nothing yet"
 show lens-simulate substructure --count 100 --seed 8 --out few
 show lens-train substructure --data few --out runs/resnext50 -o epochs=1 -o steps_per_epoch=8
-show lens-export runs/resnext50 --fp16 --out bundles/resnext50
+show lens-export runs/resnext50 --out bundles/resnext50
 classify 'catalog/?.npy' 'catalog/??.npy' --model bundles/resnext50 --out preds_resnext50.csv
 
 say "3. Lens or not: SimCLR, then logistic regression"
 show lens-simulate lensfinding --flat --count 120 --seed 9 --out sky
 show lens-train lensfinding --recipe quick
-show lens-export runs/lensfinding --fp16
+show lens-export runs/lensfinding
 classify 'sky/*.npy' --model bundles/lensfinding --out preds_sky.csv
 show python "$root/benchmarks/score.py" preds_sky.csv sky/params.csv
 

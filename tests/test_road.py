@@ -55,7 +55,7 @@ def test_road(command, tmp_path, simulate, train, classes, count):
     command(*simulate, "--out", "data")
     command("lens-simulate", task, "--flat", "--count", count, "--seed", 3, "--out", "catalog")
     command(*train, "--data", "data")
-    assert "lens-infer" in command("lens-export", "--fp16")
+    assert "lens-infer" in command("lens-export")
     (tmp_path / "catalog" / "0.npy").write_bytes(b"\x93NUMPY but no more")
 
     summary = command("lens-infer", "catalog/*.npy", expected=3)
