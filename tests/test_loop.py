@@ -218,6 +218,20 @@ def test_a_log_gets_few_lines_and_an_estimate(monkeypatch):
     assert 5 < len(lines) < 12
 
 
+def test_the_estimate_follows_the_speed_of_the_last_minute(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("stronglens.training.progress.time.monotonic", lambda: clock[0])
+    log = io.StringIO()
+    progress = Progress(log)
+    progress.start(1, 8_000, 0)
+    for step in range(1, 701):
+        clock[0] += 1.0 if step < 200 else 0.5
+        progress.step(0, 10, 10 * step, 8_000)
+    lines = log.getvalue().splitlines()
+    assert "10 a second" in lines[1]
+    assert "20 a second" in lines[-1]
+
+
 def test_a_terminal_gets_one_line_that_is_rewritten(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("stronglens.training.progress.time.monotonic", lambda: clock[0])

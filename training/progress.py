@@ -9,6 +9,8 @@ from stronglens.engine.progress import duration
 
 SETTLE_S = 10.0
 """seconds of steady steps after which the speed is believed"""
+WINDOW_S = 30.0
+"""the speed is that of the last one to two such spans: other work comes and goes"""
 VALIDATION_COST = 1 / 3
 """of a cutout, relative to training on it: the forward pass only"""
 
@@ -21,7 +23,9 @@ class Progress:
         self.live = self.stream.isatty()
         self.total = self.done = 0.0
         self.epochs = 0
-        self.started = self.timed_from = self.shown = 0.0
+        self.started = self.shown = 0.0
+        self.older = self.newer = (0.0, 0.0)
+        """times, and how much was done by then"""
         self.announced = False
 
     def say(self, text: str) -> None:
@@ -33,16 +37,19 @@ class Progress:
         self.epochs = epochs
         self.per_epoch = train + VALIDATION_COST * val
         self.total = epochs * self.per_epoch
-        self.done = self.timed_from = 0.0
-        self.started = self.shown = time.monotonic()
+        self.done = self.started = 0.0
+        self.shown = time.monotonic()
 
     def step(self, epoch: int, cutouts: int, seen: int, train: int) -> None:
         """Tell of a training step: `seen` of `train` cutouts of `epoch` are behind."""
         self.done += cutouts
         now = time.monotonic()
-        if self.timed_from == 0.0:  # the first step warms up: allocations, compilations
-            self.started, self.timed_from = now, self.done
+        if not self.started:  # the first step warms up: allocations, compilations
+            self.started = now
+            self.older = self.newer = (now, self.done)
             return
+        if now - self.newer[0] > WINDOW_S:
+            self.older, self.newer = self.newer, (now, self.done)
         if not self.announced and now - self.started > SETTLE_S:
             self.announced = True
             plural = "s" if self.epochs > 1 else ""
@@ -75,7 +82,8 @@ class Progress:
         return max(60.0, 0.02 * (now - self.started + self._left(now)))
 
     def _rate(self, now: float) -> float:
-        return (self.done - self.timed_from) / max(now - self.started, 1e-9)
+        then, done = self.older
+        return (self.done - done) / max(now - then, 1e-9)
 
     def _left(self, now: float) -> float:
         return (self.total - self.done) / max(self._rate(now), 1e-9)
