@@ -24,7 +24,7 @@ from stronglens.training.tasks import TASKS
 WORK = Path("benchmarks/work/simulation_to_real")
 CLASSES = TASKS["substructure"].classes
 SIDE, PIXEL, SKY = 334, 0.05, 0.08
-FINDER = ("-o", "simulated_train=600", "-o", "simulated_val=400")
+FINDER = ("-o", "simulated_train=300", "-o", "simulated_val=200")
 
 
 def train_and_export(task: str, *options: str) -> Path:
@@ -132,7 +132,7 @@ def lensfinding(data: Path) -> list[str]:
             [form, counts, f"{found['value']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}"]
         )
     return [
-        "## Lens finding: SimCLR and logistic regression, 1,000 simulated cutouts, no real one",
+        "## Lens finding: SimCLR and logistic regression, 500 simulated cutouts, no real one",
         f"On simulated validation cutouts: {simulated_score('lensfinding')}. On real ones:",
         table(["real cutouts", "lenses + galaxies", "ROC AUC", "95 % interval"], rows),
         "The real lenses come from several telescopes and the galaxies from one survey, in units "
