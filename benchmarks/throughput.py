@@ -24,6 +24,7 @@ from stronglens.engine.config import EngineConfig
 from stronglens.engine.feed import feed
 from stronglens.engine.pipeline import classify
 from stronglens.engine.sources import open_source
+from stronglens.export.graph import serving
 from stronglens.training.checkpoint import load_run
 
 BATCH = 32
@@ -31,7 +32,10 @@ CORES = torch.get_num_threads()
 
 
 class NotebookDataset(torch.utils.data.Dataset):
-    """The reference's loading, without its resize (which the net does here): np.load, NaN → 0."""
+    """The reference's loading, without its resize (which the net does here): np.load, NaN → 0.
+
+    Its files hold [0, 1] already; whole numbers (pictures) are brought there first.
+    """
 
     def __init__(self, paths: list[str]) -> None:
         self.paths = paths
@@ -41,6 +45,8 @@ class NotebookDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int) -> torch.Tensor:
         raw = np.load(self.paths[i])
+        if raw.dtype.kind in "iu":
+            raw = (raw - raw.min()) / np.ptp(raw)
         return torch.from_numpy(np.nan_to_num(raw.reshape(raw.shape[-2:])).astype(np.float32))
 
 
@@ -73,9 +79,12 @@ def feed_rows(paths: list[str], bundle: Any) -> list[list[str]]:
 def end_to_end_rows(paths: list[str], trained: Any, bundle: Any) -> list[list[str]]:
     """Time files → CSV in each precision that passed the bundle's gate, against torch eager."""
 
+    graph = serving(trained.net).graph
+
     @torch.inference_mode()
     def theirs() -> np.ndarray:
-        return np.concatenate([trained.net(x).softmax(1).numpy() for x in notebook_batches(paths)])
+        found = [graph(x) for x in notebook_batches(paths)]
+        return np.concatenate([(f[0] if isinstance(f, tuple) else f).numpy() for f in found])
 
     expected_NK = theirs()
     slow = seconds(theirs, repeats=3)
