@@ -87,7 +87,7 @@ def test_every_option_changes_something(bundle):
     ("native", "passed", "chosen", "why"),
     [
         ({"float32"}, {"float32", "bfloat16"}, "float32", "no bfloat16 arithmetic"),
-        ({"float32", "bfloat16"}, {"float32"}, "float32", "not checked in bfloat16"),
+        ({"float32", "bfloat16"}, {"float32"}, "float32", "not passed the export"),
         ({"float32", "bfloat16"}, {"float32", "bfloat16"}, "bfloat16", "passed"),
         ({"float32", "float16", "int8"}, {"float16", "int8"}, "float32", "no bfloat16"),
     ],
