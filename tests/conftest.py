@@ -1,6 +1,7 @@
 """Fixtures that more than one test module uses."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ from hypothesis import settings
 # a deadline is a timed test: it fails where the machine is busy
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+# A shell's background job ignores SIGINT, and so would the commands that the tests send it to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 
