@@ -1,48 +1,79 @@
-"""What every benchmark needs: the machine it ran on, a median, a Markdown table, a command run."""
+"""What every benchmark needs: a median, a child's cost, the truth, a table, a result."""
 
 import csv
 import datetime
+import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from host import gpu, machine
 from numpy.typing import NDArray
 
-RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("numpy", "numba", "torch", "torchvision", "onnxruntime-gpu", "openvino")
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+MB = 1e6
+
+WATCH = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+open(sys.argv[1], "w").write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code if code >= 0 else 128 - code)
+"""
+"""Between us and a child: one forked from us would have our own memory in its high-water mark."""
 
 
-def shared_folder() -> Path:
-    """Return the folder of real cutouts, which is not part of the project, or stop."""
-    root = Path(__file__).resolve().parents[1]
-    folder = Path(os.environ.get("STRONGLENS_SHARED", root.parent / "shared"))
-    if not (folder / "data").is_dir():
-        sys.exit(f"no real data at {folder}: set STRONGLENS_SHARED to the folder that holds data/")
-    return folder
+class Child(NamedTuple):
+    """What a child process printed and cost."""
+
+    stdout: str
+    seconds: float
+    """wall time, its start-up included"""
+    peak_mb: float
+    """high-water mark of its resident memory (of the largest process, where it has children)"""
 
 
-def run(*command: object) -> str:
-    """Run a command as a user types it, show it, and return what it printed on stdout."""
+def child(*command: object) -> Child:
+    """Run a command as a user types it, show it, and return what it printed and cost.
+
+    Stops this process where it fails. Programs of this interpreter's environment come first.
+    """
     words = [str(word) for word in command]
     print(f"\n$ {shlex.join(words)}", file=sys.stderr, flush=True)
     program = Path(sys.executable).with_name(words[0])
-    done = subprocess.run(
-        [str(program) if program.exists() else words[0], *words[1:]],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    print(done.stdout, file=sys.stderr, flush=True)
-    if done.returncode not in (0, 3):  # 3: done, some inputs rejected
-        sys.exit(f"{words[0]} failed with exit status {done.returncode}")
-    return done.stdout
+    words[0] = str(program) if program.exists() else words[0]
+    with tempfile.NamedTemporaryFile("r") as peak:
+        start = perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-IS", "-c", WATCH, peak.name, *words],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        lasted = perf_counter() - start
+        if done.returncode not in (0, 3):  # 3: done, some inputs rejected
+            print(done.stdout, file=sys.stderr)
+            sys.exit(f"{words[0]} failed with exit status {done.returncode}")
+        unit = 1 if sys.platform == "darwin" else 1024
+        return Child(done.stdout, lasted, int(peak.read()) * unit / MB)
+
+
+def run(*command: object) -> str:
+    """Run a command as `child` does, show and return what it printed on stdout."""
+    stdout = child(*command).stdout
+    print(stdout, file=sys.stderr, flush=True)
+    return stdout
+
+
+def peak_memory(command: Sequence[object]) -> float:
+    """Return the peak resident memory in MB of a command run in a child process."""
+    return child(*command).peak_mb
 
 
 def seconds(work: Callable[[], object], *, repeats: int = 5) -> float:
@@ -56,6 +87,14 @@ def seconds(work: Callable[[], object], *, repeats: int = 5) -> float:
     return median(times)
 
 
+def shared_folder() -> Path:
+    """Return the folder of real cutouts, which is not part of the project, or stop."""
+    folder = Path(os.environ.get("STRONGLENS_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        sys.exit(f"no real data at {folder}: set STRONGLENS_SHARED to the folder that holds data/")
+    return folder
+
+
 def read_predictions(path: Path) -> tuple[list[str], list[str], NDArray[np.float32]]:
     """Return the ids, the classes and prob_NK (NaN where rejected) of a CSV of predictions."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -65,29 +104,46 @@ def read_predictions(path: Path) -> tuple[list[str], list[str], NDArray[np.float
     return [row["id"] for row in rows], classes, np.asarray(prob_NK, np.float32)
 
 
-def machine() -> str:
-    """Return one paragraph: processor, cores, memory, system, versions, date."""
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in _lines("/proc/cpuinfo")
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    flags = " ".join(line for line in _lines("/proc/cpuinfo")[:40] if line.startswith("flags"))
-    has = [f for f in ("avx512f", "avx512_bf16", "avx512_vnni", "amx_tile") if f in flags]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return (
-        f"{datetime.date.today()}; {cpu}, {os.cpu_count()} cores ({', '.join(has)}), "
-        f"{memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}, {versions}; "
-        "no GPU used."
-    )
+def truth(paths: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64] | None:
+    """Return each file's column y_N: from params.csv in its folder, else from the folder's name.
+
+    None where any file's class is not known, or not one of `classes`.
+    """
+    tables: dict[Path, dict[str, str]] = {}
+    names = []
+    for path in map(Path, paths):
+        folder = path.parent
+        if folder not in tables:
+            tables[folder] = _params(folder / "params.csv")
+        names.append(tables[folder].get(path.name, folder.name))
+    known = set(names) <= set(classes)
+    return np.array([classes.index(name) for name in names]) if known else None
 
 
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
+def _params(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        return {row["file"]: row["class"] for row in csv.DictReader(file)}
+
+
+def roc_auc(y_N: NDArray[Any] | None, prob_NK: NDArray[Any]) -> float:
+    """Return the macro ROC AUC over the scored rows; NaN where the truth is not known."""
+    if y_N is None or len(set(y_N.tolist())) < prob_NK.shape[1]:
+        return float("nan")
+    from stronglens.training import metrics
+
+    scored_N = np.isfinite(prob_NK).all(axis=1)
+    return metrics.roc_auc(y_N[scored_N], prob_NK[scored_N])["macro"]
+
+
+def apart(prob_NK: NDArray[Any], expected_NK: NDArray[Any]) -> tuple[float, int]:
+    """Return max |Δp| and how many rows changed their label; NaN must meet NaN."""
+    if (np.isnan(prob_NK) != np.isnan(expected_NK)).any():
+        return float("inf"), len(prob_NK)
+    both_NK, other_NK = np.nan_to_num(prob_NK), np.nan_to_num(expected_NK)
+    flips = int((both_NK.argmax(1) != other_NK.argmax(1)).sum())
+    return float(np.abs(both_NK - other_NK).max()), flips
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -96,12 +152,33 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def write_result(name: str, title: str, *parts: str) -> Path:
-    """Write results/NAME.md: the title, the machine, the command, then the parts."""
+def skipped(reasons: Sequence[str]) -> str:
+    """Return the note that says what this machine could not show, "" where it showed all."""
+    return f"**Skipped here:** {'; '.join(reasons)}." if reasons else ""
+
+
+def write_result(
+    name: str, title: str, *parts: str, readme: Sequence[tuple[str, str]] = ()
+) -> Path:
+    """Write results/NAME.md: title, machine, command, parts; and results/NAME.json for the README.
+
+    `readme` holds pairs (question, figure) in words: rows of the README's table, which
+    benchmarks/readme.py makes of all the JSON. Empty parts are left out.
+    """
     RESULTS.mkdir(exist_ok=True)
-    command = f"`python {' '.join([f'benchmarks/{Path(sys.argv[0]).name}', *sys.argv[1:]])}`"
+    script, words = Path(sys.argv[0]).name, [w.removeprefix(f"{ROOT}/") for w in sys.argv[1:]]
+    facts = {
+        "title": title,
+        "date": str(datetime.date.today()),
+        "machine": machine(),
+        "gpu": gpu(),
+        "command": shlex.join(["python", f"benchmarks/{script}", *words]),
+    }
     path = RESULTS / f"{name}.md"
-    path.write_text("\n\n".join([f"# {title}", machine(), command, *parts]) + "\n")
+    head = [f"# {title}", f"{facts['date']}; {facts['machine']}.", f"`{facts['command']}`"]
+    path.write_text("\n\n".join([*head, *filter(None, parts)]) + "\n")
+    content = json.dumps({**facts, "readme": list(readme)}, indent=2, ensure_ascii=False)
+    path.with_suffix(".json").write_text(content + "\n")
     print(f"\nwrote {path}", file=sys.stderr)
-    print("\n\n".join(parts))
+    print("\n\n".join(filter(None, parts)))
     return path
