@@ -2,9 +2,9 @@
 
 import glob
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 
 from stronglens.engine.errors import InputError
 from stronglens.engine.sources.images import ImageCutout
+from stronglens.engine.sources.names import Names, in_order, natural
 from stronglens.engine.sources.npy import NpyCutout
+from stronglens.engine.sources.walk import Walk
+
+__all__ = ["READERS", "Cutout", "Source", "ending", "natural", "open_source"]
 
 
 class Cutout(Protocol):
@@ -34,24 +38,26 @@ READERS: dict[str, Callable[[str], Cutout]] = {
 }
 """The formats, by the ending of a file's name, lower case"""
 
-DIGITS = re.compile("([0-9]+)")
-
 
 @dataclass(slots=True)
 class Source:
-    """The cutouts of a run: their number and order are known before any is read."""
+    """The cutouts of a run: their number and order are known before any is read.
 
-    ids: list[str] = field(default_factory=list)
+    It can be iterated as often as wanted, and keeps no names in memory but those of a short list.
+    """
+
+    names: Names
+    """the paths, as the user gave them, in order"""
     skipped: int = 0
-    """files of folders and patterns that are no cutouts"""
+    """hidden entries of folders, and files of folders and patterns that are no cutouts"""
     duplicates: int = 0
     """paths named more than once; each is kept once, where it came first"""
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.names)
 
     def __iter__(self) -> Iterator[Cutout]:
-        return (READERS[ending(path)](path) for path in self.ids)
+        return (READERS[ending(path)](path) for path in self.names)
 
 
 def open_source(inputs: Sequence[str | Path]) -> Source:
@@ -59,21 +65,19 @@ def open_source(inputs: Sequence[str | Path]) -> Source:
 
     Files come in the order given, those of a folder (searched with all its folders) or a
     pattern in natural order (2 before 10). In folders and patterns, other files and hidden
-    ones are skipped and counted. A file named outright need not exist: its row will say so.
+    ones are skipped. A file named outright need not exist: its row will say so.
 
     Raises:
-        InputError: nothing found, a file of a format that is not read, or a folder that
-            cannot be listed.
+        InputError: nothing found, a file of a format that is not read, a folder that cannot be
+            listed, or no room for the list.
     """
-    source = Source()
-    for each in (os.fspath(each) for each in inputs):
-        source.ids.extend(_expand(each, source))
-    named = len(source.ids)
-    source.ids = list(dict.fromkeys(source.ids))
-    source.duplicates = named - len(source.ids)
-    if not source.ids:
-        raise InputError(f"nothing to read in {', '.join(map(str, inputs))}: {_formats()}")
-    return source
+    walk = Walk(wanted=lambda name: ending(name) in READERS)
+    given = [os.fspath(each) for each in inputs]
+    names = Names(path for each in given for path in _expand(each, walk))
+    if not names:
+        raise InputError(f"nothing to read in {', '.join(given)}: {_formats()}")
+    once = _once(names) if len(given) > 1 else names  # one input names no path twice
+    return Source(once, skipped=walk.skipped, duplicates=len(names) - len(once))
 
 
 def ending(path: str) -> str:
@@ -82,58 +86,32 @@ def ending(path: str) -> str:
     return f"{dot}{last}".lower() if stem else ""
 
 
-def natural(name: str) -> tuple[list[str | int], str]:
-    """Return a key that sorts names as people number them: 2 before 10, 02 beside 2."""
-    parts: list[str | int] = list(DIGITS.split(name))
-    parts[1::2] = map(int, parts[1::2])
-    return parts, name
-
-
-def _expand(given: str, source: Source) -> Iterator[str]:
+def _expand(given: str, walk: Walk) -> Iterator[str]:
     """Yield the paths that one input stands for."""
+    if "\0" in given:
+        raise InputError(f"{given!r}: no file has a NUL in its name")
     if glob.has_magic(given) and not os.path.lexists(given):
-        yield from _matches(given, source)
+        yield from walk.matching(given)
     elif ending(given) in READERS:
         yield given
     elif given and Path(given).is_dir():
-        yield from _walk(given, source, above=())
+        yield from walk.below(given)
     elif given and Path(given).exists():
         raise InputError(f"{given}: no format for the ending {ending(given)!r}: {_formats()}")
     else:
         raise InputError(f"{given}: no such file or folder")
 
 
-def _matches(pattern: str, source: Source) -> Iterator[str]:
-    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - it keeps the path as given
-    if not found:
-        raise InputError(f"{pattern}: nothing matches this pattern")
-    for path in sorted(found, key=lambda path: [natural(part) for part in path.split("/")]):
-        if ending(path) in READERS:
-            yield path
-        elif not Path(path).is_dir():
-            source.skipped += 1
-        elif "**" not in pattern:  # ** has matched the files of folders already
-            yield from _walk(path, source, above=())
-
-
-def _walk(folder: str, source: Source, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Yield a folder's cutouts; `above` are the folders around it, so that no link makes a loop."""
-    try:
-        status = Path(folder).stat()
-        key = (status.st_dev, status.st_ino)
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: natural(entry.name))
-    except OSError as err:
-        raise InputError(f"{folder}: {err.strerror}") from err
-    for entry in entries if key not in above else ():
-        if entry.name.startswith("."):
-            source.skipped += 1
-        elif ending(entry.name) in READERS:
-            yield entry.path
-        elif entry.is_dir():
-            yield from _walk(entry.path, source, (*above, key))
-        else:
-            source.skipped += 1
+def _once(names: Names) -> Names:
+    """Return the names without repetitions; each stays where it came first."""
+    keep = bytearray(b"\1") * len(names)
+    last = None
+    for numbered in in_order(f"{name}\0{i:015d}" for i, name in enumerate(names)):
+        name, _, i = numbered.rpartition("\0")
+        if name == last:
+            keep[int(i)] = 0
+        last = name
+    return names if all(keep) else Names(compress(names, keep))
 
 
 def _formats() -> str:

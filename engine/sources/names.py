@@ -1,0 +1,141 @@
+"""Lists of names as long as may be, in little memory: what does not fit lies in a temporary file.
+
+The files have no name and vanish with the process. They lie where Python's `tempfile` puts
+them: in the folder that TMPDIR names, else in /tmp.
+"""
+
+import heapq
+import re
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice, pairwise
+from typing import BinaryIO, cast
+
+from stronglens.engine.errors import InputError
+
+CHUNK = 1 << 16
+"""names that are sorted at once, in some 12 MB; a longer list takes two passes over the disk"""
+IN_MEMORY = 1 << 20
+"""bytes of a list that are kept in memory"""
+BLOCK = 1 << 16
+"""bytes that are read at once"""
+PART = 1 << 12
+"""names that are written at once"""
+
+END = "\0/"
+"""ends each string in a file: names hold no NUL, and a NUL of ours is followed by no slash"""
+
+DIGITS = re.compile("[0-9]+")
+
+
+def natural(name: str) -> str:
+    """Return a string that sorts as people number names: 2 before 10, 02 beside 2.
+
+    Each run of digits loses its zeros and is led by its length, so that strings compare as the
+    numbers do, and by a NUL, so that a number comes before any letter. Then follows the name
+    itself, which tells 02 from 2; see `named`.
+    """
+    return f"{DIGITS.sub(_by_length, name)}\0\0{name}"
+
+
+def _by_length(run: re.Match[str]) -> str:
+    digits = run[0].lstrip("0")
+    return f"\0{chr(ord('0') + len(digits))}{digits}"
+
+
+def named(key: str) -> str:
+    """Return the name that `natural` made a key of."""
+    return key.rpartition("\0\0")[2]
+
+
+def in_order(strings: Iterable[str]) -> Iterator[str]:
+    """Yield strings sorted; no more than CHUNK of them are held at once, and a little of each run.
+
+    Args:
+        strings: without END in any; all are taken before the first is yielded.
+
+    Raises:
+        InputError: there is no room for the temporary file.
+    """
+    strings = iter(strings)
+    chunk = sorted(islice(strings, CHUNK))
+    if len(chunk) < CHUNK:
+        yield from chunk
+        return
+    file = _temporary()
+    try:
+        ends = [0]
+        while chunk:
+            ends.append(_append(file, chunk))
+            chunk = sorted(islice(strings, CHUNK))
+        runs = [_read(file, start, end) for start, end in pairwise(ends)]
+        yield from heapq.merge(*runs)
+    finally:
+        _discard(file)
+
+
+class Names:
+    """A list of strings that is written once and read as often as wanted.
+
+    Raises:
+        InputError: there is no room for the temporary file.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._file = _temporary(IN_MEMORY)
+        weakref.finalize(self, _discard, self._file)
+        self._count = self._end = 0
+        names = iter(names)
+        while part := list(islice(names, PART)):
+            self._end = _append(self._file, part)
+            self._count += len(part)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        yield from _read(self._file, 0, self._end)  # a method, so that it keeps the file open
+
+
+def _temporary(in_memory: int = 0) -> BinaryIO:
+    try:
+        if in_memory:
+            return cast(BinaryIO, tempfile.SpooledTemporaryFile(in_memory))
+        return cast(BinaryIO, tempfile.TemporaryFile())
+    except OSError as err:
+        raise InputError(f"no temporary file for the list of names: {err.strerror}") from err
+
+
+def _discard(file: BinaryIO) -> None:
+    with suppress(OSError):  # a full disk has been reported already
+        file.close()
+
+
+def _append(file: BinaryIO, strings: list[str]) -> int:
+    """Write strings at the end of a file; return where it ends now, in bytes."""
+    # surrogatepass: any string comes back as it was, whatever the names' encoding
+    data = END.join([*strings, ""]).encode("utf-8", "surrogatepass")
+    try:
+        file.seek(0, 2)
+        file.write(data)
+        file.flush()
+    except OSError as err:
+        raise InputError(
+            f"no room for the list of names in {tempfile.gettempdir()}: {err.strerror}; "
+            "name another folder with TMPDIR"
+        ) from err
+    return file.tell()
+
+
+def _read(file: BinaryIO, start: int, end: int) -> Iterator[str]:
+    """Yield the strings between two bytes of a file; others may read it meanwhile."""
+    mark, rest = END.encode(), b""
+    while start < end:
+        file.seek(start)
+        data = file.read(min(BLOCK, end - start))
+        start += len(data)
+        whole, found, rest = (rest + data).rpartition(mark)
+        if found:
+            yield from whole.decode("utf-8", "surrogatepass").split(END)
