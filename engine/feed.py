@@ -1,6 +1,5 @@
 """Threads that read and prepare cutouts into a ring of batch buffers, in order."""
 
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 
 from stronglens.engine.batches import Batch
 from stronglens.engine.clock import StageClock
-from stronglens.engine.errors import CutoutError
-from stronglens.engine.preprocess import PreprocessSpec, prepare
+from stronglens.engine.fill import Filler
+from stronglens.engine.preprocess import PreprocessSpec
 from stronglens.engine.sources import Cutout
 
-SPAN = 8
+SPAN = 16
 """Cutouts that a thread takes at once: enough to hide the hand-over, few enough to share out"""
 
 JOIN_SECONDS = 5.0
@@ -128,32 +127,14 @@ def _fill_spans(
     work: SimpleQueue[Span | None], spec: PreprocessSpec, stop: Event, clock: StageClock
 ) -> None:
     """Fill spans until None comes: what each thread of the feed runs."""
-    while (span := work.get()) is not None:
+    filler = Filler(spec)
+    while (span := work.get()) is not None and not stop.is_set():
         slot, start, end = span
-        reading = preparing = 0.0
+        before_2 = filler.seconds_2.copy()
         try:
-            for b in range(start, end):
-                if stop.is_set():
-                    return
-                read_s, prepare_s = _fill_row(slot, b, spec)
-                reading, preparing = reading + read_s, preparing + prepare_s
+            filler.fill(slot.cutouts[start:end], slot, start)
+            reading, preparing = (filler.seconds_2 - before_2).tolist()
             clock.add(read=reading, prepare=preparing)
             slot.reports.put(None)
         except BaseException as error:  # whatever it is, the consumer must hear of it
             slot.reports.put(error)
-
-
-def _fill_row(slot: Slot, b: int, spec: PreprocessSpec) -> tuple[float, float]:
-    """Fill one row; return the seconds that reading and preparing took."""
-    start = time.perf_counter()
-    read = None
-    try:
-        raw = slot.cutouts[b].read()
-        read = time.perf_counter()
-        slot.flags_B[b], slot.nan_frac_B[b] = prepare(raw, spec, slot.x_BHW[b])
-    except CutoutError as err:
-        slot.x_BHW[b] = 0.0
-        slot.flags_B[b], slot.nan_frac_B[b] = err.flag, np.nan
-    end = time.perf_counter()
-    read = read or end
-    return read - start, end - read

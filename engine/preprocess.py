@@ -17,6 +17,13 @@ VERSION = 1
 Mode = Literal["none", "minmax", "asinh"]
 Fit = Literal["exact", "crop"]
 
+PREPARE = {
+    "none": kernels.prepare_none,
+    "minmax": kernels.prepare_minmax,
+    "asinh": kernels.prepare_asinh,
+}
+"""The modes, compiled"""
+
 # What the kernels are compiled for; every other real dtype is first copied to one of these.
 KERNEL_DTYPES = frozenset(map(np.dtype, ("f4", "f8", "u1", "i2", "u2", "i4")))
 
@@ -140,15 +147,5 @@ def _normalise(
 ) -> tuple[int, Flag]:
     """Apply the mode to a kernel-ready image; return how many pixels are finite, and the flags."""
     raw_P, out_P = raw_HW.reshape(-1), out_HW.reshape(-1)
-    n_finite, low, high = kernels.finite_range(raw_P)
-    if n_finite == 0 or low == high:
-        out_P.fill(0.0)
-        return n_finite, Flag.EMPTY if n_finite == 0 else Flag.CONSTANT
-    if spec.mode == "none":
-        kernels.fill_nonfinite(raw_P, out_P)
-    elif spec.mode == "minmax":
-        kernels.scale_to_unit(raw_P, low, high, out_P)
-    else:
-        s, median, sigma = kernels.robust_scale(raw_P, n_finite, low, high)
-        kernels.asinh_stretch(raw_P, s, median, spec.softening * sigma, out_P)
-    return n_finite, Flag.OK
+    n_finite, found = PREPARE[spec.mode](raw_P, spec.softening, out_P)
+    return int(n_finite), Flag(found)

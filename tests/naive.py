@@ -19,14 +19,33 @@ def prepare(raw, spec):
     elif spec.mode == "minmax":
         x = (v - good.min()) / (good.max() - good.min())
     else:
-        median = np.median(good)
-        deviation = np.abs(good - median)
-        sigma = np.longdouble("1.482602218505602") * np.median(deviation)
-        if sigma == 0:
-            sigma = np.longdouble("1.2533141373155001") * deviation.mean()
+        median, sigma = robust_scale(v)
         x = np.arcsinh((v - median) / (np.longdouble(spec.softening) * sigma))
     x = np.where(finite, x, 0)
     return x.astype(np.float32), n_filled, True
+
+
+def finite_range(raw_P):
+    """Return the count, the least and the greatest of the finite pixels."""
+    finite = [float(v) for v in raw_P if np.isfinite(v)]
+    return len(finite), min(finite, default=np.inf), max(finite, default=-np.inf)
+
+
+def middle(values_P):
+    """Return the two values in the middle of the sorted ones; the same one twice if it is odd."""
+    ordered = sorted(float(v) for v in values_P)
+    return [ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]]
+
+
+def robust_scale(raw_P):
+    """Return the median and sigma of the finite pixels."""
+    v = raw_P[np.isfinite(raw_P)].astype(np.longdouble)
+    median = np.median(v)
+    deviation = np.abs(v - median)
+    sigma = np.longdouble("1.482602218505602") * np.median(deviation)
+    if sigma == 0:
+        sigma = np.longdouble("1.2533141373155001") * deviation.mean()
+    return median, sigma
 
 
 # ---------------------------------------------------------------- training.simulate.hst_*

@@ -14,8 +14,8 @@ HEAD_BYTES = 1 << 14
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-def read_file(path: str) -> tuple[bytes, int]:
-    """Return the file's bytes and its size; only its first bytes where it exceeds MAX_BYTES.
+def read_file(path: str, *, most: int = MAX_BYTES) -> tuple[bytes, int]:
+    """Return the file's bytes and its size; only its first HEAD_BYTES where it exceeds `most`.
 
     Raises:
         CutoutError: MISSING, UNREADABLE (also what is no regular file), or MALFORMED where
@@ -24,21 +24,23 @@ def read_file(path: str) -> tuple[bytes, int]:
     try:
         fd = os.open(path, OPEN_FLAGS)
         try:
-            return _read_open_file(fd)
+            return _read_open_file(fd, most)
         finally:
             os.close(fd)
     except (FileNotFoundError, NotADirectoryError) as err:
         raise CutoutError(Flag.MISSING, f"{err.strerror}") from err
     except OSError as err:
         raise CutoutError(Flag.UNREADABLE, f"{err.strerror}") from err
+    except ValueError as err:  # a NUL, or a character that the file system's encoding lacks
+        raise CutoutError(Flag.MISSING, f"no file can have this name: {err}") from err
 
 
-def _read_open_file(fd: int) -> tuple[bytes, int]:
+def _read_open_file(fd: int, most: int) -> tuple[bytes, int]:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise CutoutError(Flag.UNREADABLE, "not a regular file")
     size = status.st_size
-    wanted = size if size <= MAX_BYTES else HEAD_BYTES
+    wanted = size if size <= most else HEAD_BYTES
     data = os.read(fd, wanted)
     while len(data) < wanted:  # only network file systems return less than asked
         more = os.read(fd, wanted - len(data))

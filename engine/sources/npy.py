@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError
-from stronglens.engine.sources.files import MAX_BYTES, read_file
+from stronglens.engine.sources.files import HEAD_BYTES, MAX_BYTES, read_file
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000
@@ -64,6 +64,16 @@ def parse(data: bytes, size: int) -> NDArray[Any]:
         raise CutoutError(Flag.SHAPE, f"shape {header.shape}, expected H×W or 1×H×W")
     flat = np.frombuffer(data, header.dtype, offset=header.offset)
     return flat.reshape(header.shape, order="F" if header.order == "F" else "C")
+
+
+def read_header(path: str) -> tuple[bytes, Header]:
+    """Return a file's header, from the magic to the last byte before the pixels, and its meaning.
+
+    Raises:
+        CutoutError: as `NpyCutout.read`.
+    """
+    text = _header_bytes(read_file(path, most=HEAD_BYTES)[0])
+    return text, parse_header(text)
 
 
 def _header_bytes(data: bytes) -> bytes:
