@@ -51,8 +51,6 @@ def tolerance(bundle: Bundle, precision: str) -> float:
 
 
 def _replay_prepare(golden: Golden, spec: PreprocessSpec) -> None:
-    # Read-only, as what comes from files is: the kernels are then compiled for the run as well.
-    golden.raw_NHW.setflags(write=False)
     x_HW = np.empty((spec.size, spec.size), np.float32)
     for i, raw in enumerate(golden.raw_NHW):
         try:
