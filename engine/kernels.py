@@ -90,8 +90,11 @@ def _count_up_to(keys_P: Integers, limit: Integer) -> Integer:
 
 
 @compiled
-def _nth(keys_P: Integers, rank: Integer, low: Integer, high: Integer) -> Integer:
-    """Return the key of a rank (0: the least), which lies between `low` and `high`."""
+def _nth(keys_P: Integers, rank: Integer) -> Integer:
+    """Return the key of a rank; 0 is the least."""
+    low, high = keys_P[0], keys_P[0]
+    for i in range(keys_P.size):
+        low, high = min(low, keys_P[i]), max(high, keys_P[i])
     while low < high:
         middle = (low & high) + ((low ^ high) >> np.int64(1))  # their mean, without overflow
         if _count_up_to(keys_P, middle) > rank:
@@ -109,7 +112,7 @@ def _within(
     found = np.empty(count, np.int64)
     n = 0
     for start in range(0, words_P.size, BLOCK):
-        block = words_P[start : start + BLOCK]
+        block = words_P[start : start + BLOCK]  # counted from 0, it needs no checks, and vectorises
         inside = np.int32(0)
         for i in range(block.size):
             inside += np.int32((block[i] >= low) & (block[i] <= high))
@@ -145,7 +148,7 @@ def middle_keys(keys_P: Integers, words_P: Integers, n_finite: Integer) -> tuple
         else:
             low, inside, below = np.int32(middle + 1), inside - (count - below), count
     close_M = _within(keys_P, words_P, low, high, inside)
-    first = _nth(close_M, rank - below, close_M.min(), close_M.max())
+    first = _nth(close_M, rank - below)
     if n_finite % 2 or below + _count_up_to(close_M, first) > rank + 1:
         return first, first
     second = MISSING
