@@ -5,8 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 CODE := setup.py engine training export benchmarks tests
 INSTALLED := $(VENV)/installed
+BENCH := $(VENV)/installed_bench
+DEMO := demo/bundles/lensfinding/manifest.json
+MEASURE := $(BIN)/python benchmarks/
+RESNEXT := demo/runs/resnext50 demo/bundles/resnext50
+FINDER := demo/runs/lensfinding demo/bundles/lensfinding
 
-.PHONY: demo test test-all bench format lint types clean
+.PHONY: demo test test-all bench bench-full format lint types clean
 
 demo: $(INSTALLED)
 	PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/demo.sh
@@ -27,11 +32,27 @@ types: $(INSTALLED)
 	ln -sfn ../../../engine ../../../training ../../../export build/types/stronglens/
 	MYPYPATH=build/types $(BIN)/mypy -p stronglens
 
-# on what the demo left
-bench: $(INSTALLED)
-	cd demo && ../$(BIN)/python ../benchmarks/throughput.py runs/resnext50 bundles/resnext50 catalog
-	cd demo && ../$(BIN)/python ../benchmarks/throughput.py runs/lensfinding \
-		bundles/lensfinding sky --count 64 --name throughput_lensfinding
+# about ten minutes on two cores, on what the demo left; the README's table is made anew
+bench: $(BENCH) $(DEMO)
+	$(MEASURE)feed.py
+	$(MEASURE)kernels.py
+	$(MEASURE)backends.py $(RESNEXT)
+	$(MEASURE)memory.py
+	$(MEASURE)growth.py
+	$(MEASURE)startup.py
+	$(MEASURE)end_to_end.py $(RESNEXT) demo/catalog --name end_to_end_resnext50
+	$(MEASURE)end_to_end.py $(FINDER) demo/sky --count 96 --name end_to_end_lensfinding
+	$(MEASURE)readme.py
+
+# also slow starters, more files and rounds, the simulator, and nets trained on real cutouts
+bench-full: bench
+	$(MEASURE)backends.py $(FINDER)
+	$(MEASURE)end_to_end.py $(RESNEXT) demo/catalog --count 576 --rounds 5 --full \
+		--name end_to_end_resnext50
+	$(MEASURE)end_to_end.py $(FINDER) demo/sky --count 96 --rounds 5 --full \
+		--name end_to_end_lensfinding
+	$(MEASURE)simulator.py
+	$(MEASURE)readme.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff format $(CODE)
@@ -42,6 +63,13 @@ $(INSTALLED): setup.py pyproject.toml $(wildcard */__init__.py */*/__init__.py)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
+
+$(BENCH): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	touch $@
+
+$(DEMO):
+	$(MAKE) demo
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

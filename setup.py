@@ -36,6 +36,7 @@ REQUIRES = [
 ]
 
 EXTRAS = {
+    "bench": ["timm>=1.0"],
     # 11.x on PyPI is a stub that fetches its libraries from NVIDIA's own index
     "tensorrt": ["tensorrt>=10.13,<12"],
     "test": [

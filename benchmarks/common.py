@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from textwrap import shorten
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
-from host import gpu, machine
+from host import gpu, machine, software
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,29 +40,38 @@ class Child(NamedTuple):
     """wall time, its start-up included"""
     peak_mb: float
     """high-water mark of its resident memory (of the largest process, where it has children)"""
+    error: str = ""
+    """the last line it wrote on stderr, where it failed and may"""
 
 
-def child(*command: object) -> Child:
+def child(*command: object, may_fail: bool = False) -> Child:
     """Run a command as a user types it, show it, and return what it printed and cost.
 
-    Stops this process where it fails. Programs of this interpreter's environment come first.
+    Stops this process where the command fails, unless it may. Programs of this interpreter's
+    environment come first.
     """
     words = [str(word) for word in command]
-    print(f"\n$ {shlex.join(words)}", file=sys.stderr, flush=True)
+    print(f"\n$ {shorten(shlex.join(words), 300)}", file=sys.stderr, flush=True)
     program = Path(sys.executable).with_name(words[0])
     words[0] = str(program) if program.exists() else words[0]
     with tempfile.NamedTemporaryFile("r") as peak:
         start = perf_counter()
         done = subprocess.run(
             [sys.executable, "-IS", "-c", WATCH, peak.name, *words],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if may_fail else None,
+            text=True,
+        )
         lasted = perf_counter() - start
-        if done.returncode not in (0, 3):  # 3: done, some inputs rejected
+        if may_fail:
+            print(done.stderr, file=sys.stderr, flush=True)
+        failed = done.returncode not in (0, 3)  # 3: done, some inputs rejected
+        if failed and not may_fail:
             print(done.stdout, file=sys.stderr)
             sys.exit(f"{words[0]} failed with exit status {done.returncode}")
         unit = 1 if sys.platform == "darwin" else 1024
-        return Child(done.stdout, lasted, int(peak.read()) * unit / MB)
+        error = (done.stderr.splitlines() or ["no word on stderr"])[-1] if failed else ""
+        return Child(done.stdout, lasted, int(peak.read()) * unit / MB, error)
 
 
 def run(*command: object) -> str:
@@ -171,11 +181,16 @@ def write_result(
         "title": title,
         "date": str(datetime.date.today()),
         "machine": machine(),
+        "software": software(),
         "gpu": gpu(),
         "command": shlex.join(["python", f"benchmarks/{script}", *words]),
     }
     path = RESULTS / f"{name}.md"
-    head = [f"# {title}", f"{facts['date']}; {facts['machine']}.", f"`{facts['command']}`"]
+    head = [
+        f"# {title}",
+        f"{facts['date']}; {facts['machine']}; {facts['software']}.",
+        f"`{facts['command']}`",
+    ]
     path.write_text("\n\n".join([*head, *filter(None, parts)]) + "\n")
     content = json.dumps({**facts, "readme": list(readme)}, indent=2, ensure_ascii=False)
     path.with_suffix(".json").write_text(content + "\n")

@@ -93,8 +93,8 @@ def framed(image: NDArray[np.float32], pixel: float, rng: np.random.Generator) -
     return (canvas + SKY).astype(np.float32)
 
 
-def substructure(data: Path) -> list[str]:
-    """Return the parts of the report on the three classes."""
+def substructure(data: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the parts of the report on the three classes, and what the README says of them."""
     bundle = train_and_export("substructure", "--recipe", "quick")
     ids, classes, prob_NK = infer(bundle, write_cutouts(WORK / "real_15", real_substructure(data)))
     y_N = np.array([classes.index(Path(name).stem.split("_")[0]) for name in ids])
@@ -106,16 +106,22 @@ def substructure(data: Path) -> list[str]:
     right = int((prob_NK.argmax(1) == y_N).sum())
     _, _, no_NK = infer(bundle, write_cutouts(WORK / "real_no", real_no(data)))
     said_no = float((no_NK.argmax(1) == classes.index("no")).mean())
-    return [
-        "## Substructure: the quick recipe's small net, 13,500 simulated cutouts, no real one",
+    net = "the quick recipe's small net, 13,500 simulated cutouts, no real one"
+    on_real = (
+        f"{right} of 15 labelled rightly; of 1,000 more real `no`, {said_no:.1%} labelled `no`"
+    )
+    parts = [
+        f"## Substructure: {net}",
         f"On simulated validation cutouts: {simulated_score('substructure')}. On 15 real ones:",
         table(["class", "ROC AUC", "95 % interval"], rows),
-        f"{right} of 15 labelled rightly; of 1,000 more real `no`, {said_no:.1%} labelled `no`.",
+        f"{on_real}.",
     ]
+    figure = f"simulated ones: macro {simulated_score('substructure')}; real ones: {on_real}"
+    return parts, [(f"substructure, {net}", figure)]
 
 
-def lensfinding(data: Path) -> list[str]:
-    """Return the parts of the report on lens finding."""
+def lensfinding(data: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the parts of the report on lens finding, and what the README says of them."""
     bundle = train_and_export("lensfinding", *FINDER)
     galaxies, rng = real_galaxies(data), np.random.default_rng(0)
     rows = []
@@ -134,8 +140,10 @@ def lensfinding(data: Path) -> list[str]:
         rows.append(
             [form, counts, f"{found['value']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}"]
         )
-    return [
-        "## Lens finding: SimCLR and logistic regression, 500 simulated cutouts, no real one",
+    net = "SimCLR and logistic regression, 500 simulated cutouts, no real one"
+    on_real = "; ".join(f"{form} {auc} ({interval})" for form, _, auc, interval in rows)
+    parts = [
+        f"## Lens finding: {net}",
         f"On simulated validation cutouts: {simulated_score('lensfinding')}. On real ones:",
         table(["real cutouts", "lenses + galaxies", "ROC AUC", "95 % interval"], rows),
         "The real lenses come from several telescopes and the galaxies from one survey, in units "
@@ -144,6 +152,8 @@ def lensfinding(data: Path) -> list[str]:
         "not known).",
         trained_for("lensfinding"),
     ]
+    figure = f"simulated ones: {simulated_score('lensfinding')}; real ones: {on_real}"
+    return parts, [(f"lens finding, {net}", figure)]
 
 
 def trained_for(task: str) -> str:
@@ -166,8 +176,9 @@ def simulated_score(task: str) -> str:
 
 def main() -> None:
     data = shared_folder() / "data"
-    parts = substructure(data) + lensfinding(data)
-    write_result("simulation_to_real", "From simulated to real cutouts", *parts)
+    (parts, readme), (more, and_readme) = substructure(data), lensfinding(data)
+    title = "From simulated to real cutouts"
+    write_result("simulation_to_real", title, *parts, *more, readme=[*readme, *and_readme])
 
 
 if __name__ == "__main__":

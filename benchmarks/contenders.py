@@ -1,0 +1,99 @@
+"""Who takes part in end_to_end.py: peers.py's ways and lens-infer, each a process of its own."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from common import Child, child, read_predictions
+from numpy.typing import NDArray
+
+from stronglens.engine.bundle import Bundle
+from stronglens.engine.machine import count_gpus
+
+PEERS = {
+    "notebook": "reference's notebook: DataLoader, torch eager float32",
+    "torch_half": "torch channels_last, autocast to half",
+    "torch_compiled": "torch.compile, channels_last, autocast to half",
+    "timm_way": "timm: its net, its loader, autocast to half",
+    "onnxruntime": "ONNX Runtime float32, DataLoader",
+    "openvino": "OpenVINO float32, DataLoader",
+}
+SLOW_TO_START = {"torch_compiled"}
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+RATE = re.compile(r"([\d,.]+) cutouts/s")
+
+
+@dataclass(slots=True)
+class Contender:
+    """One way to score the files, and what its rounds gave."""
+
+    name: str
+    once: Callable[[Path], tuple[Child, float, NDArray[np.float32]]]
+    """score all, with a folder to write in: the process, cutouts/s, prob_NK"""
+    rates: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+    peak_mb: float = 0.0
+    prob_NK: NDArray[np.float32] | None = None
+    failed: str = ""
+
+    def round(self, folder: Path) -> None:
+        """Score all files once more, unless that failed before."""
+        if self.failed:
+            return
+        process, rate, self.prob_NK = self.once(folder)
+        self.failed = process.error
+        self.rates.append(rate)
+        self.whole.append(process.seconds)
+        self.peak_mb = max(self.peak_mb, process.peak_mb)
+
+
+def peer(
+    key: str, run: Path, bundle: Path, paths: list[str], folder: Path
+) -> tuple[Child, float, NDArray[np.float32]]:
+    """Score with one of peers.py's contenders."""
+    listed, out = folder / "list", folder / "out.npz"
+    listed.write_text("\n".join(paths))
+    script = Path(__file__).with_name("peers.py")
+    done = child("python", script, key, run, bundle, listed, out, may_fail=True)
+    if done.error:
+        return done, 0.0, np.empty((0, 0), np.float32)
+    with np.load(out, allow_pickle=False) as found:
+        return done, len(paths) / float(found["seconds"]), found["prob_NK"]
+
+
+def lens_infer(
+    precision: str, bundle: Path, paths: list[str], folder: Path
+) -> tuple[Child, float, NDArray[np.float32]]:
+    """Score with the installed command."""
+    out, device = folder / "preds.csv", "cuda" if count_gpus() else "cpu"
+    options = ("--precision", precision, "--device", device, "--model", bundle, "--out", out)
+    done = child("lens-infer", *paths, *options, may_fail=True)
+    if done.error:
+        return done, 0.0, np.empty((0, 0), np.float32)
+    found = RATE.search(done.stdout)
+    assert found is not None, done.stdout
+    return done, float(found[1].replace(",", "")), read_predictions(out)[2]
+
+
+def contenders(
+    run: Path, bundle: Bundle, paths: list[str], *, full: bool
+) -> tuple[dict[str, Contender], list[str]]:
+    """Return who takes part, in order, and who does not and why."""
+    found, absent = {}, []
+    for key, name in PEERS.items():
+        if key in SLOW_TO_START and not full:
+            absent.append(f"{name}: takes minutes to start, see --full")
+            continue
+        found[key] = Contender(name, partial(peer, key, run, bundle.path, paths))
+    for precision in PRECISIONS:
+        if precision in bundle.manifest.parity:
+            once = partial(lens_infer, precision, bundle.path, paths)
+            found[precision] = Contender(f"lens-infer {precision}", once)
+        else:
+            absent.append(f"lens-infer {precision}: the bundle has none that passed its gate")
+    if not count_gpus():
+        absent.append("CUDA, for torch, timm, ONNX Runtime and lens-infer: no GPU")
+    return found, absent
