@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
@@ -50,12 +51,31 @@ def cpu_flags() -> set[str] | None:
 
 def count_gpus() -> int:
     """Return how many GPUs the NVIDIA driver offers; 0 where there is no driver."""
+    count = ctypes.c_int(0)
+    if (driver := _driver()) and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
+        return count.value
+    return 0
+
+
+def gpu_name(number: int) -> str:
+    """Return what the NVIDIA driver calls a GPU; "GPU" and its number where it does not tell."""
+    handle, name = ctypes.c_int(0), ctypes.create_string_buffer(128)
+    if (
+        (driver := _driver())
+        and driver.cuDeviceGet(ctypes.byref(handle), number) == 0
+        and driver.cuDeviceGetName(name, len(name), handle) == 0
+    ):
+        return name.value.decode(errors="replace")
+    return f"GPU {number}"
+
+
+def _driver() -> Any | None:
+    """Return NVIDIA's driver, started; None where there is none."""
     for name in ("libcuda.so.1", "nvcuda.dll"):
         try:
-            driver = ctypes.CDLL(name)
+            driver: Any = ctypes.CDLL(name)
         except OSError:
             continue
-        count = ctypes.c_int(0)
-        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
-            return count.value
-    return 0
+        if driver.cuInit(0) == 0:
+            return driver
+    return None

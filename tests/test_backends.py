@@ -19,11 +19,15 @@ def bundle(tmp_path_factory):
     return tiny_model.make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
-@pytest.fixture(params=["openvino", "openvino with streams", "ort"], scope="module")
+@pytest.fixture(
+    params=["openvino", "openvino with streams", "ort", "ort with lanes"], scope="module"
+)
 def backend(request, bundle):
     graph = bundle.graph("float32")
-    if request.param == "ort":
-        return OrtBackend(graph, threads=1, batch_size=16)
+    if request.param.startswith("ort"):
+        return OrtBackend(
+            graph, threads=1, batch_size=16, lanes=2 if "lanes" in request.param else 1
+        )
     return OpenVinoBackend(graph, threads=12 if "streams" in request.param else 1)
 
 

@@ -57,11 +57,13 @@ def graph(nan_above=None, size=SIZE):
     return model.SerializeToString()
 
 
-def make_bundle(path, *, onnx_bytes=None, parity=None, golden=None, classes=CLASSES):
+def make_bundle(
+    path, *, onnx_bytes=None, parity=None, golden=None, classes=CLASSES, files=None
+):
     """Write a bundle that holds the net; its golden batch is right unless one is given."""
     return write_bundle(
         path,
-        {"model.onnx": onnx_bytes or graph()},
+        {"model.onnx": onnx_bytes or graph(), **(files or {})},
         golden=golden or make_golden(),
         task="substructure",
         classes=classes,
