@@ -21,6 +21,7 @@ from stronglens.engine.progress import Progress, say
 from stronglens.engine.report import RunReport, threads
 from stronglens.engine.sinks import Sink, check_output, open_sink
 from stronglens.engine.sources import open_source
+from stronglens.engine.warmup import warming_up
 
 
 def classify(
@@ -58,7 +59,7 @@ def classify(
         source = open_source(inputs)
     check()
     with open_sink(out, bundle.manifest.classes) as sink:
-        with clock.timing("start"):
+        with clock.timing("start"), warming_up(source, bundle.manifest.preprocess):
             backend = _open_and_replay(bundle, config, check)
         with closing(backend):
             report = RunReport(

@@ -268,6 +268,25 @@ def test_nobody_is_told_of_a_run(tmp_path, bundle, rng):
     assert list(home.iterdir()) == []
 
 
+def test_a_run_imports_nothing_that_trains_or_exports(tmp_path, bundle, rng):
+    np.save(tmp_path / "0.npy", rng.normal(size=(SIZE, SIZE)))
+    probe = (
+        "import sys; from stronglens.engine.cli import main\n"
+        "main(sys.argv[1:], standalone_mode=False)\n"
+        "others = {'torch', 'torchvision', 'onnx', 'onnxruntime', 'sklearn', 'matplotlib', 'PIL',\n"
+        "          'stronglens.training', 'stronglens.export'}\n"
+        "print(sorted(others & sys.modules.keys()), 'openvino' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe, "0.npy", "--model", bundle],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[] True"
+
+
 def test_help_loads_nothing_heavy(tmp_path):
     probe = (
         "import sys; from stronglens.engine.cli import main\n"
