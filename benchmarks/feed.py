@@ -1,0 +1,179 @@
+"""How fast do .npy files become prepared batches, beside torch's DataLoader and bare reading?
+
+    python benchmarks/feed.py [--full]
+
+The DataLoader does what the reference's notebooks do (np.load, NaN → 0, the mode in numpy; its
+resize is left out, since the engine's is in the net), with two workers. Bare reading opens,
+reads and closes each file in one thread, into one buffer: no single thread can do better. All
+on the same files, in the page cache. --full takes every layout in every mode.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+import torch
+from common import seconds, table, write_result
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from stronglens.engine.feed import feed
+from stronglens.engine.machine import usable_cores
+from stronglens.engine.preprocess import PreprocessSpec
+from stronglens.engine.sources import open_source
+
+SIDE, COUNT, BATCH, WORKERS = 150, 2000, 64, 2
+MODES = ("minmax", "none", "asinh")
+DTYPES = {"float64": "f8", "float32": "f4", "int16": "i2"}
+
+
+class Layout(NamedTuple):
+    """How cutouts are stored."""
+
+    dtype: str
+    order: str = "C"
+    swapped: bool = False
+    nan: bool = False
+
+    def __str__(self) -> str:
+        words = [self.dtype, "Fortran" * (self.order == "F"), "swapped" * self.swapped]
+        return ", ".join(filter(None, [*words, "NaN" * self.nan]))
+
+
+def layouts() -> Iterator[Layout]:
+    for dtype in DTYPES:
+        for order in "CF":
+            for swapped in (False, True):
+                for nan in (False, True)[: 1 if dtype == "int16" else 2]:
+                    yield Layout(dtype, order, swapped, nan)
+
+
+def write_files(folder: Path, layout: Layout) -> list[str]:
+    """Write COUNT cutouts: a bright centre and noise."""
+    rng = np.random.default_rng(1)
+    at = np.arange(SIDE) - SIDE / 2
+    light_HW = 2000 * np.exp(-np.hypot(at[:, None], at) / 12)
+    paths = [str(folder / f"{n}.npy") for n in range(COUNT)]
+    for path in paths:
+        v_HW = light_HW + rng.normal(size=light_HW.shape) * 20
+        if layout.nan:
+            v_HW[rng.integers(SIDE - 9) :][:9, :40] = np.nan
+        raw = v_HW.astype(DTYPES[layout.dtype])
+        raw = raw.astype(raw.dtype.newbyteorder()) if layout.swapped else raw
+        np.save(path, np.asarray(raw, order=layout.order))
+    return paths
+
+
+class NumpyDataset(Dataset):
+    """The reference's loading in numpy: what a DataLoader's worker does for one cutout."""
+
+    def __init__(self, paths: list[str], mode: str) -> None:
+        self.paths, self.mode = paths, mode
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        raw = np.load(self.paths[i])
+        missing = np.isnan(raw) if raw.dtype.kind == "f" else None
+        if self.mode == "minmax":
+            low, high = np.nanmin(raw), np.nanmax(raw)
+            raw = (raw - low) / (float(high) - low)
+        elif self.mode == "asinh":
+            median = np.nanmedian(raw)
+            sigma = 1.482602218505602 * np.nanmedian(np.abs(raw - median))
+            raw = np.arcsinh((raw - median) / (PreprocessSpec().softening * sigma))
+        if missing is not None:
+            raw = np.where(missing, 0, raw)
+        return torch.from_numpy(raw.astype(np.float32))
+
+
+def loader(paths: list[str], mode: str) -> DataLoader:
+    return DataLoader(NumpyDataset(paths, mode), BATCH, num_workers=WORKERS)
+
+
+def read_bare(paths: list[str]) -> None:
+    room = np.empty(Path(paths[0]).stat().st_size, np.uint8)
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        os.readv(fd, [room])
+        os.close(fd)
+
+
+def prepared(paths: list[str], spec: PreprocessSpec) -> Iterator[NDArray[np.float32]]:
+    """Yield the feed's batches, valid until the next."""
+    batches = feed(open_source(paths), spec, batch_size=BATCH, workers=WORKERS)
+    return (batch.x_BHW for batch in batches)
+
+
+def exhaust(items: Any) -> None:
+    for _ in items:
+        pass
+
+
+def measure(paths: list[str], mode: str, bare: float) -> list[float]:
+    """Return bare, loader's and feed's cutouts a second, and the largest |Δx| between the two."""
+    spec = PreprocessSpec(mode=mode, size=SIDE)
+    some = paths[:200]
+    ours = np.concatenate([x.copy() for x in prepared(some, spec)])
+    theirs = np.concatenate([x.numpy() for x in loader(some, mode)])
+    fast = seconds(lambda: exhaust(prepared(paths, spec)), repeats=7)
+    slow = seconds(lambda: exhaust(loader(paths, mode)), repeats=3)
+    scale = max(1.0, float(np.abs(theirs).max()))
+    return [bare, COUNT / slow, COUNT / fast, float(np.abs(ours - theirs).max()) / scale]
+
+
+@click.command()
+@click.option("--full", is_flag=True, help="Every layout in every mode (six minutes).")
+def main(full: bool) -> None:
+    rows, ratios = [], {mode: [] for mode in MODES}
+    for layout in layouts():
+        plain = layout.order == "C" and not layout.swapped and not layout.nan
+        with tempfile.TemporaryDirectory() as folder:
+            paths = write_files(Path(folder), layout)
+            bare = COUNT / seconds(lambda paths=paths: read_bare(paths), repeats=7)
+            for mode in MODES if full or plain else MODES[:1]:
+                bare, slow, fast, differ = measure(paths, mode, bare)
+                ratios[mode].append((fast / slow, fast / bare))
+                figures = [f"{bare:,.0f}", f"{slow:,.0f}", f"{fast:,.0f}"]
+                shares = [f"{fast / slow:.1f}", f"{fast / bare:.2f}", f"{differ:.1e}"]
+                rows.append([str(layout), mode, *figures, *shares])
+                print(" | ".join(rows[-1]), flush=True)
+    worst = {mode: np.min(found, axis=0) for mode, found in ratios.items()}
+    share = ", ".join(f"{mode} {share:.2f}" for mode, (_, share) in worst.items())
+    times = ", ".join(f"{mode} {ratio:.1f}" for mode, (ratio, _) in worst.items())
+    write_result(
+        "feed",
+        "The feed: files to prepared batches",
+        f"{COUNT:,} files of {SIDE}×{SIDE} pixels in the page cache, {usable_cores()} cores, "
+        f"{WORKERS} threads against {WORKERS} DataLoader workers, batches of {BATCH}; medians.",
+        f"Least ratio to the DataLoader: {times}. Least share of bare reading: {share}.",
+        table(
+            [
+                "stored as",
+                "mode",
+                "bare reading/s",
+                "DataLoader/s",
+                "feed/s",
+                "feed ÷ DataLoader",
+                "feed ÷ bare reading",
+                "max abs Δx (of the largest)",
+            ],
+            rows,
+        ),
+        readme=[
+            (
+                f"files to prepared batches, {SIDE}×{SIDE} in {len(ratios['minmax'])} layouts, "
+                "against the DataLoader",
+                f"at least {times} times; of bare reading in one thread at least {share}",
+            )
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
