@@ -96,7 +96,8 @@ def _count_up_to(keys_P: Integers, limit: Integer) -> Integer:
 @compiled
 def _nth(keys_P: Integers, rank: Integer) -> Integer:
     """Return the key of a rank; 0 is the least."""
-    low, high = keys_P[0], keys_P[0]
+    low: Integer = keys_P[0]
+    high: Integer = low
     for i in range(keys_P.size):
         low, high = min(low, keys_P[i]), max(high, keys_P[i])
     while low < high:
@@ -140,8 +141,10 @@ def _bracket(words_P: Integers, rank: Integer) -> tuple[Integer, Integer, Intege
     for i in range(sample_S.size):
         sample_S[i] = words_P[i * step]
     near = rank * sample_S.size // words_P.size
-    low, high = LEAST_WORD, GREATEST_WORD
-    below, up_to = np.int64(0), words_P.size
+    low: Integer = LEAST_WORD
+    high: Integer = GREATEST_WORD
+    below: Integer = np.int64(0)
+    up_to: Integer = words_P.size
     guess = np.int32(_nth(sample_S, max(near - MARGIN, 0)))
     count = _count_up_to(words_P, guess)
     if count <= rank and guess < GREATEST_WORD:
