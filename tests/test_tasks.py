@@ -45,6 +45,11 @@ def test_substructure_is_trained_as_the_reference_was():
     assert (spec.mode, spec.size, spec.fit) == ("minmax", 150, "exact")
 
 
+def test_native_differs_from_the_reference_in_the_size_alone():
+    native = TASKS["substructure"].recipes["native"]
+    assert replace(native, input_size=224) == SUBSTRUCTURE and native.input_size == 0
+
+
 def test_lens_finding_is_trained_as_the_reference_was():
     assert TASKS["lensfinding"].classes == ("lens", "nonlens")
     wanted = {

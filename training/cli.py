@@ -20,8 +20,9 @@ from stronglens.engine.errors import LensError
     "--recipe",
     default="reference",
     show_default=True,
-    type=click.Choice(["reference", "quick"]),
-    help="reference: as published. quick: a smaller net or a few epochs, for minutes on a laptop.",
+    type=click.Choice(["reference", "native", "quick"]),
+    help="reference: as published. native: without its enlargement (substructure), 2.2 times "
+    "fewer operations. quick: a smaller net or a few epochs, for minutes on a laptop.",
 )
 @click.option(
     "-o", "settings", multiple=True, metavar="NAME=VALUE", help="Change a setting of the recipe."

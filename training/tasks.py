@@ -160,20 +160,24 @@ class Task:
     recipes: dict[str, Recipe]
 
 
+SUBSTRUCTURE_REFERENCE = SupervisedRecipe(
+    net="resnext50",
+    input_size=224,
+    batch_size=32,
+    epochs=17,
+    simulated_train=10_000,
+    simulated_val=2_500,
+)
+
 SUBSTRUCTURE = Task(
     name="substructure",
     classes=("no", "sphere", "vort"),
     default_data="dataset",
     preprocess=PreprocessSpec(mode="minmax", size=150, fit="exact"),
     recipes={
-        "reference": SupervisedRecipe(
-            net="resnext50",
-            input_size=224,
-            batch_size=32,
-            epochs=17,
-            simulated_train=10_000,
-            simulated_val=2_500,
-        ),
+        "reference": SUBSTRUCTURE_REFERENCE,
+        # the reference enlarges 150 pixels to 224, which adds no light: 2.2 times the operations
+        "native": replace(SUBSTRUCTURE_REFERENCE, input_size=0),
         # learns in minutes on two cores, from scratch; a smaller net than the reference's
         "quick": SupervisedRecipe(
             net="small_cnn",
