@@ -69,7 +69,7 @@ def row(one: Contender, verdict: Verdict) -> list[str]:
 def in_words(verdicts: dict[str, Verdict]) -> str:
     """Return the README's figure: every precision of lens-infer."""
     parts = [
-        f"{precision} {v.ratio:.1f} times ({v.rate:,.0f} cutouts/s, max |Δp| {v.max_dp:.0e}, "
+        f"{precision} {v.ratio:.1f} times ({v.rate:,.0f} cutouts/s, max |Δp| {v.max_dp:.1e}, "
         f"{v.flips} labels changed, ROC AUC {v.auc:.4f})"
         for precision, v in verdicts.items()
         if precision in PRECISIONS
@@ -82,7 +82,7 @@ def draw(name: str, title: str, found: dict[str, Contender], verdicts: dict[str,
     """Draw the waterfall and return its line of Markdown."""
     plain = PLAIN["cuda" if count_gpus() else "cpu"]
     labels = {"notebook": "the notebook's loop", plain: f"{found[plain].name.split()[0]}, float32"}
-    labels |= {"float32": "the engine's feed", **{p: p for p in PRECISIONS[1:]}}
+    labels |= {"float32": "lens-infer: its feed", **{p: p for p in PRECISIONS[1:]}}
     steps = [
         waterfall.Step(label, v.rate, v.ratio, v.max_dp, v.auc)
         for key, label in labels.items()

@@ -20,14 +20,14 @@ from stronglens.training.models import NearestResize
 class NotebookDataset(Dataset[tuple[Tensor, int]]):
     """The reference's loading: np.load, NaN → 0, nearest-neighbour resize.
 
-    Its files hold what the net takes; whole numbers (pictures) are brought to [0, 1] first.
+    Its files hold what the net takes; others (pictures) are brought to [0, 1] first.
     """
 
     paths: list[str]
     resize: int
     """pixels a side; 0: as stored"""
     unit: bool
-    """whether the net takes [0, 1]"""
+    """whether to bring pixels to [0, 1]"""
     transform: Any = None
     """timm's loader sets one; these files need none"""
 
@@ -36,8 +36,9 @@ class NotebookDataset(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         raw = np.load(self.paths[i])
-        if self.unit and raw.dtype.kind in "iu":
-            raw = (raw - float(raw.min())) / (float(raw.max()) - float(raw.min()))
+        if self.unit:
+            low, high = float(np.nanmin(raw)), float(np.nanmax(raw))
+            raw = (raw - low) / (high - low)
         finite_HW = np.nan_to_num(raw.reshape(raw.shape[-2:]), posinf=0, neginf=0)
         x_1HW = torch.from_numpy(finite_HW.astype(np.float32))[None]
         if self.resize:
@@ -70,7 +71,9 @@ class Case:
     @property
     def stored(self) -> NotebookDataset:
         """The files for a graph that resizes them itself."""
-        return NotebookDataset(self.paths, 0, self.bundle.manifest.preprocess.mode == "minmax")
+        first = np.load(self.paths[0])
+        unit = self.bundle.manifest.preprocess.mode == "minmax"
+        return NotebookDataset(self.paths, 0, unit and (first.min(), first.max()) != (0, 1))
 
     @property
     def resized(self) -> NotebookDataset:

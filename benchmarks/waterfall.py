@@ -30,19 +30,22 @@ def draw(path: Path, title: str, steps: Sequence[Step]) -> None:
     """Draw the steps from left to right: each bar is what its step adds to the rate before."""
     figure = Figure(figsize=(1.5 * len(steps) + 1.2, 4.4), dpi=110)
     axes = figure.add_subplot()
-    before = 0.0
+    before, top = 0.0, max(step.rate for step in steps)
     for i, step in enumerate(steps):
         low, high = sorted((before, step.rate))
         colour = BASE if i == 0 else GAIN if step.rate >= before else LOSS
         axes.bar(i, high - low, 0.62, bottom=low, color=colour)
         if i:
             axes.plot([i - 1.31, i + 0.31], [before, before], color=TEXT, lw=0.7)
-        figures = f"{step.rate:,.0f}/s\n{step.ratio:.1f}×"
+        if i and high - low > 0.07 * top:
+            axes.text(i, (low + high) / 2, f"×{step.rate / before:.2f}", ha="center", va="center",
+                      color="white", fontsize=10)  # fmt: skip
+        figures = f"{step.rate:,.{0 if step.rate >= 100 else 1}f}/s\n{step.ratio:.1f}×"
         axes.annotate(figures, (i, high), (0, 4), textcoords="offset points", ha="center",
                       va="bottom", color=TEXT, fontsize=10, fontweight="bold")  # fmt: skip
         before = step.rate
     axes.set_xticks(range(len(steps)), [_below(i, step) for i, step in enumerate(steps)])
-    axes.set_ylim(0, 1.17 * max(step.rate for step in steps))
+    axes.set_ylim(0, 1.17 * top)
     axes.set_ylabel("cutouts/s", color=TEXT)
     axes.set_title(title, loc="left", color=TEXT, fontsize=11, pad=12)
     axes.tick_params(axis="both", length=0, labelsize=9, labelcolor=TEXT)
@@ -54,6 +57,6 @@ def draw(path: Path, title: str, steps: Sequence[Step]) -> None:
 
 
 def _below(i: int, step: Step) -> str:
-    far = f"|Δp| ≤ {step.max_dp:.0e}" if i else "reference"
+    far = f"max |Δp| {step.max_dp:.1e}" if i else "reference"
     auc = "" if step.auc != step.auc else f"\nAUC {step.auc:.4f}"
     return f"{'+ ' if i else ''}{step.label}\n\n{far}{auc}"
