@@ -9,9 +9,11 @@ BENCH := $(VENV)/installed_bench
 DEMO := demo/bundles/lensfinding/manifest.json
 MEASURE := $(BIN)/python benchmarks/
 RESNEXT := demo/runs/resnext50 demo/bundles/resnext50
+FULLY := --count 384 --rounds 5 --full
+REAL := benchmarks/work/resolution/224_4
 FINDER := demo/runs/lensfinding demo/bundles/lensfinding
 
-.PHONY: demo test test-all bench bench-full format lint types clean
+.PHONY: demo test test-all bench bench-full bench-parts format lint types clean
 
 demo: $(INSTALLED)
 	PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/demo.sh
@@ -33,26 +35,30 @@ types: $(INSTALLED)
 	MYPYPATH=build/types $(BIN)/mypy -p stronglens
 
 # about ten minutes on two cores, on what the demo left; the README's table is made anew
-bench: $(BENCH) $(DEMO)
+bench: bench-parts
 	$(MEASURE)feed.py
+	$(MEASURE)end_to_end.py $(RESNEXT) demo/catalog --name end_to_end_resnext50
+	$(MEASURE)end_to_end.py $(FINDER) demo/sky --count 96 --name end_to_end_lensfinding
+	$(MEASURE)readme.py
+
+# about an hour: also what starts slowly, more files and rounds, the simulator, and the net that
+# resolution.py trained on real cutouts, where it has
+bench-full: bench-parts
+	$(MEASURE)feed.py --full
+	$(MEASURE)end_to_end.py $(RESNEXT) demo/catalog --name end_to_end_resnext50 $(FULLY)
+	$(MEASURE)end_to_end.py $(FINDER) demo/sky --name end_to_end_lensfinding $(FULLY)
+	$(MEASURE)simulator.py
+	if [ -e $(REAL)/bundle ]; then $(MEASURE)backends.py $(REAL)/run $(REAL)/bundle; fi
+	if [ -e $(REAL)/bundle ]; then $(MEASURE)end_to_end.py $(REAL)/run $(REAL)/bundle \
+		benchmarks/work/sub_nosub/test --name end_to_end_real $(FULLY); fi
+	$(MEASURE)readme.py
+
+bench-parts: $(BENCH) $(DEMO)
 	$(MEASURE)kernels.py
 	$(MEASURE)backends.py $(RESNEXT)
 	$(MEASURE)memory.py
 	$(MEASURE)growth.py
 	$(MEASURE)startup.py
-	$(MEASURE)end_to_end.py $(RESNEXT) demo/catalog --name end_to_end_resnext50
-	$(MEASURE)end_to_end.py $(FINDER) demo/sky --count 96 --name end_to_end_lensfinding
-	$(MEASURE)readme.py
-
-# also slow starters, more files and rounds, the simulator, and nets trained on real cutouts
-bench-full: bench
-	$(MEASURE)backends.py $(FINDER)
-	$(MEASURE)end_to_end.py $(RESNEXT) demo/catalog --count 576 --rounds 5 --full \
-		--name end_to_end_resnext50
-	$(MEASURE)end_to_end.py $(FINDER) demo/sky --count 96 --rounds 5 --full \
-		--name end_to_end_lensfinding
-	$(MEASURE)simulator.py
-	$(MEASURE)readme.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff format $(CODE)

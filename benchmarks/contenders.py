@@ -21,7 +21,8 @@ PEERS = {
     "onnxruntime": "ONNX Runtime float32, DataLoader",
     "openvino": "OpenVINO float32, DataLoader",
 }
-SLOW_TO_START = {"torch_compiled"}
+FULL_ONLY = {"torch_compiled"}
+"""they take long to start, every round"""
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 RATE = re.compile(r"([\d,.]+) cutouts/s")
 
@@ -36,15 +37,16 @@ class Contender:
     rates: list[float] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
     peak_mb: float = 0.0
-    prob_NK: NDArray[np.float32] | None = None
+    prob_NK: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     failed: str = ""
+    """why it cannot run here"""
 
     def round(self, folder: Path) -> None:
         """Score all files once more, unless that failed before."""
         if self.failed:
             return
         process, rate, self.prob_NK = self.once(folder)
-        self.failed = process.error
+        self.failed = process.error.removeprefix("Error: ")
         self.rates.append(rate)
         self.whole.append(process.seconds)
         self.peak_mb = max(self.peak_mb, process.peak_mb)
@@ -84,8 +86,8 @@ def contenders(
     """Return who takes part, in order, and who does not and why."""
     found, absent = {}, []
     for key, name in PEERS.items():
-        if key in SLOW_TO_START and not full:
-            absent.append(f"{name}: takes minutes to start, see --full")
+        if key in FULL_ONLY and not full:
+            absent.append(f"{name}: only with --full")
             continue
         found[key] = Contender(name, partial(peer, key, run, bundle.path, paths))
     for precision in PRECISIONS:

@@ -8,29 +8,43 @@ over the rounds of its rate to the reference's in the same round. The clock star
 is loaded and has scored a batch; the command's whole time stands beside.
 """
 
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import click
-import numpy as np
 import waterfall
 from common import RESULTS, apart, roc_auc, skipped, table, truth, write_result
 from contenders import PRECISIONS, Contender, contenders
 from numpy.typing import NDArray
 
-from stronglens.engine.bundle import load_bundle
+from stronglens.engine.bundle import Bundle, load_bundle
 from stronglens.engine.machine import count_gpus
-from stronglens.training.checkpoint import read_config
 
-PLAIN = {"cpu": "openvino", "cuda": "onnxruntime"}
+STEPS = {
+    "notebook": "the notebook's loop",
+    "openvino": "OpenVINO, float32",
+    "float32": "lens-infer: its feed",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "int8": "int8",
+}
+"""of the waterfall; on a GPU ONNX Runtime stands in for OpenVINO"""
+BESIDE = {"timm_way": "timm", "onnxruntime": "ONNX Runtime"}
+"""peers that the README names"""
 NAMES = {"resnext50": "ResNeXt50", "resnet18": "lens finder"}
 NOTE = """Rates are medians of the rounds; a ratio is the median of the rounds' own ratios. The
 clock starts with the model loaded and warm; "whole command" has its start and imports in it. The
 peers' probabilities stay in memory, lens-infer's rows are in a CSV. Memory is that of the largest
 process: the two workers of a DataLoader, forked from it, come on top. Δp and labels are against
 the first row."""
+HEADER = (
+    "files → probabilities", "cutouts/s", "ratio", "whole command, s", "peak MB", "max abs Δp",
+    "labels changed", "ROC AUC",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +58,8 @@ class Verdict:
     auc: float
 
 
-def judge(one: Contender, reference: Contender, y_N: NDArray[np.int64] | None) -> Verdict:
+def judge(one: Contender, reference: Contender, y_N: NDArray[Any] | None) -> Verdict:
     """Compare a contender with the reference."""
-    assert one.prob_NK is not None and reference.prob_NK is not None
     ratios = [mine / base for mine, base in zip(one.rates, reference.rates, strict=True)]
     max_dp, flips = apart(one.prob_NK, reference.prob_NK)
     return Verdict(median(one.rates), median(ratios), max_dp, flips, roc_auc(y_N, one.prob_NK))
@@ -67,22 +80,26 @@ def row(one: Contender, verdict: Verdict) -> list[str]:
 
 
 def in_words(verdicts: dict[str, Verdict]) -> str:
-    """Return the README's figure: every precision of lens-infer."""
-    parts = [
+    """Return the README's figure: every precision of lens-infer, then some peers."""
+    ours = [
         f"{precision} {v.ratio:.1f} times ({v.rate:,.0f} cutouts/s, max |Δp| {v.max_dp:.1e}, "
         f"{v.flips} labels changed, ROC AUC {v.auc:.4f})"
         for precision, v in verdicts.items()
         if precision in PRECISIONS
     ]
+    peers = [
+        f"{name} {verdicts[key].ratio:.1f} times" for key, name in BESIDE.items() if key in verdicts
+    ]
     base = verdicts["notebook"]
-    return f"{'; '.join(parts)}; the loop {base.rate:,.1f} cutouts/s, ROC AUC {base.auc:.4f}"
+    loop = f"the loop {base.rate:,.1f} cutouts/s, ROC AUC {base.auc:.4f}"
+    return "; ".join([*ours, *peers, loop])
 
 
-def draw(name: str, title: str, found: dict[str, Contender], verdicts: dict[str, Verdict]) -> str:
+def draw(name: str, title: str, verdicts: dict[str, Verdict]) -> str:
     """Draw the waterfall and return its line of Markdown."""
-    plain = PLAIN["cuda" if count_gpus() else "cpu"]
-    labels = {"notebook": "the notebook's loop", plain: f"{found[plain].name.split()[0]}, float32"}
-    labels |= {"float32": "lens-infer: its feed", **{p: p for p in PRECISIONS[1:]}}
+    labels = dict(STEPS)
+    if count_gpus():
+        labels = {"notebook": labels.pop("notebook"), "onnxruntime": "ONNX Runtime"} | labels
     steps = [
         waterfall.Step(label, v.rate, v.ratio, v.max_dp, v.auc)
         for key, label in labels.items()
@@ -92,13 +109,34 @@ def draw(name: str, title: str, found: dict[str, Contender], verdicts: dict[str,
     return f"![each step's gain and its accuracy]({name}_waterfall.png)"
 
 
+def describe(bundle: Bundle) -> tuple[str, str]:
+    """Return the title, and a sentence on how much the net has learnt."""
+    facts, size = bundle.manifest, bundle.manifest.preprocess.size
+    net = NAMES.get(facts.recipe["net"], facts.recipe["net"])
+    title = f"{net} at {facts.recipe['input_size'] or size} from {size}×{size}"
+    kind = "simulated" if facts.data["simulated"] else "real"
+    learnt = f"{sum(facts.data['counts']['train'].values()):,} {kind} cutouts"
+    return title, f"The net was trained on {learnt}, {facts.metrics['epochs']} epochs."
+
+
 def pick(folder: Path, count: int) -> list[str]:
     """Return `count` .npy files of a folder, evenly spread, and bring them into memory."""
-    paths = sorted(map(str, folder.rglob("*.npy")))
+    if not (paths := sorted(map(str, folder.rglob("*.npy")))):
+        sys.exit(f"{folder}: no .npy files")
     chosen = [paths[i * len(paths) // count] for i in range(min(count, len(paths)))]
     for path in chosen:
         Path(path).read_bytes()
     return chosen
+
+
+def measure(found: dict[str, Contender], rounds: int) -> None:
+    """Run every contender once a round; stop if the reference cannot run."""
+    with tempfile.TemporaryDirectory() as work:
+        for _ in range(rounds):
+            for one in found.values():
+                one.round(Path(work))
+            if failed := found["notebook"].failed:
+                sys.exit(f"the reference's loop failed: {failed}")
 
 
 @click.command()
@@ -107,39 +145,28 @@ def pick(folder: Path, count: int) -> list[str]:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--count", default=192, show_default=True, help="Cutouts that each scores a round.")
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--full", is_flag=True, help="Also what takes minutes to start.")
+@click.option("--full", is_flag=True, help="Also what takes long to start.")
 @click.option("--name", default="end_to_end", show_default=True, help="Of the result's file.")
 def main(
     run: Path, bundle: Path, folder: Path, count: int, rounds: int, full: bool, name: str
 ) -> None:
-    loaded, config = load_bundle(bundle), read_config(run)
-    assert config is not None, f"{run}: not a run"
-    paths = pick(folder, count)
+    loaded, paths = load_bundle(bundle), pick(folder, count)
     found, absent = contenders(run, loaded, paths, full=full)
-    with tempfile.TemporaryDirectory() as work:
-        for _ in range(rounds):
-            for one in found.values():
-                one.round(Path(work))
+    measure(found, rounds)
     absent += [f"{one.name}: {one.failed}" for one in found.values() if one.failed]
-    found = {key: one for key, one in found.items() if not one.failed}
     y_N = truth(paths, loaded.manifest.classes)
-    verdicts = {key: judge(one, found["notebook"], y_N) for key, one in found.items()}
-    size = loaded.manifest.preprocess.size
-    net = NAMES.get(config.recipe.net, config.recipe.net)
-    title = (
-        f"{net} at {config.recipe.input_size or size} from {size}×{size}, files to probabilities"
-    )
-    header = ["files → probabilities", "cutouts/s", "ratio", "whole command, s", "peak MB"]
-    header += ["max abs Δp", "labels changed", "ROC AUC"]
+    ran = {key: one for key, one in found.items() if not one.failed}
+    verdicts = {key: judge(one, found["notebook"], y_N) for key, one in ran.items()}
+    title, learnt = describe(loaded)
     write_result(
         name,
-        title,
-        f"{len(paths)} files in the page cache, {rounds} rounds.",
-        table(header, [row(one, verdicts[key]) for key, one in found.items()]),
+        f"Files to probabilities: {title}",
+        f"{len(paths)} files in the page cache, {rounds} rounds. {learnt}",
+        table(HEADER, [row(one, verdicts[key]) for key, one in ran.items()]),
         NOTE,
-        draw(name, title, found, verdicts),
+        draw(name, title, verdicts),
         skipped(absent),
-        readme=[(f"{title}, against the reference's loop", in_words(verdicts))],
+        readme=[(f"files to rows, {title}, against the reference's loop", in_words(verdicts))],
     )
 
 

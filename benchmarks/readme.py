@@ -17,7 +17,8 @@ README = ROOT / "README.md"
 START = "<!-- measured: made by benchmarks/readme.py -->"
 END = "<!-- /measured -->"
 ORDER = (
-    "sub_nosub", "resolution", "simulation_to_real", "end_to_end", "feed", "kernels", "backends",
+    "sub_nosub", "resolution", "simulation_to_real", "end_to_end_real", "end_to_end_resnext50",
+    "end_to_end", "feed", "kernels", "backends",
     "memory", "growth", "startup", "simulator",
 )  # fmt: skip
 """What the names of results begin with; others follow"""

@@ -148,6 +148,10 @@ def test_every_way_to_score_gives_the_same(name, bench, tmp_path, monkeypatch, r
     data, run, bundle = tmp_path / "data", tmp_path / "run", tmp_path / "bundle"
     write_data(data, TASKS[name], rng)
     write_run(run, data, name)
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["counts"] = {"train": {"a": 2, "b": 3}}
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "metrics.json").write_text(json.dumps({"epochs": 4}))
     assert CliRunner().invoke(export, [str(run), "--out", str(bundle)]).exit_code == 0
     end_to_end, common = bench("end_to_end"), bench("common")
     for module in (end_to_end, common):
@@ -155,7 +159,9 @@ def test_every_way_to_score_gives_the_same(name, bench, tmp_path, monkeypatch, r
     options = ["--count", "7", "--rounds", "1", "--name", "all"]
     done = CliRunner().invoke(end_to_end.main, [str(run), str(bundle), str(data), *options])
     assert done.exit_code == 0, done.output
-    rows = [line.split(" | ") for line in (tmp_path / "all.md").read_text().splitlines()]
+    text = (tmp_path / "all.md").read_text()
+    assert "trained on 5 simulated cutouts, 4 epochs" in text
+    rows = [line.split(" | ") for line in text.splitlines()]
     exact = [row for row in rows if "float32" in row[0]]
     assert len(exact) == 4  # the notebook, two runtimes as they come, lens-infer
     assert all(float(row[5]) < 1e-5 and row[6] == "0" for row in exact)
