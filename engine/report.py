@@ -69,7 +69,7 @@ class RunReport:
         rate = self.inputs / self.wall if self.wall else 0.0
         lines = [
             f"{self.inputs:,} cutouts = {self.ok:,} scored + {self.rejected.total():,} rejected, "
-            f"in {duration(self.wall)}: {rate:,.0f} cutouts/s",
+            f"in {duration(self.wall)}: {rate:,.{0 if rate >= 100 else 1}f} cutouts/s",
             *self._table(),
             *self._times(),
             f"  bound by  {self.bound()}",
