@@ -4,11 +4,12 @@
 
 The same net and settings on real DeepLense cutouts with and without substructure, once as the
 reference enlarges them and once at their own size: for the same epochs, and for the same
-operations (twice the epochs). Each is scored once, on the 1,600 cutouts that `sub_nosub.py`
-holds out, by lens-infer in each precision that the CPU computes in. From random weights; a
-training that is there is not repeated.
+operations (twice the epochs: the training of `sub_nosub.py`, where it had these settings). Each
+is scored once, on the 1,600 cutouts that `sub_nosub.py` holds out, by lens-infer in each
+precision that the CPU computes in. From random weights; a training that is there is not repeated.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from stronglens.engine.bundle import load_bundle
 from stronglens.export.graph import count_flop, serving
 from stronglens.training.checkpoint import load_run
 from stronglens.training.metrics import summarise
+from stronglens.training.tasks import SUBSTRUCTURE, override
 
 WORK = Path("benchmarks/work/resolution")
 SETTINGS = {"schedule": "onecycle", "flips": "true", "early_stop": "0"}
@@ -38,7 +40,19 @@ class Try(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        return WORK / f"{self.side}_{self.epochs}"
+        return REAL if _trained_alike(self, REAL / "run") else WORK / f"{self.side}_{self.epochs}"
+
+
+def _trained_alike(each: Try, folder: Path) -> bool:
+    """Whether a finished training had these settings; that it may end early made no difference."""
+    if not (folder / "metrics.json").exists():
+        return False
+    settings = [f"{name}={value}" for name, value in SETTINGS.items()]
+    wanted = override(SUBSTRUCTURE.recipes[each.recipe], [*settings, f"epochs={each.epochs}"])
+    config = load_run(folder).config
+    side = config.recipe.input_size or config.preprocess.size
+    same = {"early_stop": 0, "precision": "auto", "input_size": 0}
+    return side == each.side and replace(config.recipe, **same) == replace(wanted, **same)
 
 
 def train(each: Try) -> None:
@@ -47,6 +61,8 @@ def train(each: Try) -> None:
         for name, value in (SETTINGS | {"epochs": each.epochs}).items()
         for word in ("-o", f"{name}={value}")
     ]
+    if each.folder == REAL:
+        return
     run(
         "lens-train", "substructure", "--data", REAL / "train", "--out", each.folder / "run",
         "--recipe", each.recipe, "--weights", "none", *settings,
