@@ -7,6 +7,8 @@ counted, and writes OUT (.npz): prob_NK and the seconds from the first file to t
 probability. What cannot run here says why on stderr and exits with 1.
 """
 
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -36,7 +38,7 @@ def loader(data: NotebookDataset) -> Batches:
     return DataLoader(data, BATCH, num_workers=WORKERS)
 
 
-def score_torch(case: Case, net: nn.Module, x_B1HW: Tensor) -> Any:
+def score_torch(case: Case, net: Callable[[Tensor], Any], x_B1HW: Tensor) -> Any:
     """Return prob_BK of a net that takes (B, H, W)."""
     out = net(x_B1HW.to(case.device).squeeze(1))
     return (out[0] if isinstance(out, tuple) else out).float().cpu().numpy()
@@ -58,7 +60,7 @@ def notebook(case: Case) -> Contender:
 
 def torch_half(case: Case) -> Contender:
     """channels_last and autocast: torch's own advice."""
-    net = case.graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = case.graph.to(memory_format=torch.channels_last)
     score = half(case)(partial(score_torch, case, net))
     return partial(loader, case.resized), score
 
@@ -67,24 +69,27 @@ def torch_compiled(case: Case) -> Contender:
     """The same, compiled by inductor with its weights frozen, which suits inference best."""
     import torch._inductor.config
 
+    if case.device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        sys.exit("on a CPU it needs a C++ compiler, g++ or what CXX names")
     torch._inductor.config.freezing = True
-    net = torch.compile(case.graph.to(memory_format=torch.channels_last), dynamic=False)  # type: ignore[call-overload]
+    net = torch.compile(case.graph.to(memory_format=torch.channels_last), dynamic=False)
     return partial(loader, case.resized), half(case)(partial(score_torch, case, net))
 
 
 def timm_way(case: Case) -> Contender:
     """timm's net with the run's weights, and its inference script's loader and loop."""
     try:
-        from timm.data import create_loader
+        from timm.data.loader import create_loader
     except ModuleNotFoundError:
         sys.exit("timm is not installed: pip install -e '.[bench]'")
     net = timm_net(case.net).eval().to(case.device)
     check_same(net, case)
-    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    side = case.resized[0][0].shape[-1]
+    net = net.to(memory_format=torch.channels_last)
+    data: Any = case.resized  # timm's annotations name its own datasets only
+    side = data[0][0].shape[-1]
     batches = partial(
         create_loader,
-        case.resized,
+        data,
         input_size=(1, side, side),
         batch_size=BATCH,
         mean=(0.0,),
@@ -105,8 +110,9 @@ def timm_net(trained: nn.Module) -> nn.Module:
         tail = serving(trained).graph.tail
         encoder = timm.create_model("resnet18", in_chans=1, num_classes=0)
         encoder.load_state_dict(trained.encoder.get_submodule("body").state_dict())
-        return nn.Sequential(encoder, tail.projection, tail.head)
-    assert isinstance(trained, Classifier)
+        return nn.Sequential(encoder, *map(tail.get_submodule, ("projection", "head")))
+    if not (isinstance(trained, Classifier) and isinstance(trained.head, nn.Linear)):
+        sys.exit("timm has no such net")
     net = timm.create_model("resnext50_32x4d", in_chans=1, num_classes=trained.head.out_features)
     head = {f"fc.{name}": weight for name, weight in trained.head.state_dict().items()}
     net.load_state_dict(trained.body.state_dict() | head)
