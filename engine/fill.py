@@ -101,11 +101,9 @@ def _fill_files(
     starts_N: NDArray[np.int64],
     header_P: NDArray[np.uint8],
     file_P: NDArray[np.uint8],
-    words_P: NDArray[Any],
     pixels_P: NDArray[Any],
-    swapped: bool,
-    turned: bool,
-    turned_P: NDArray[np.float32],
+    words_P: NDArray[Any] | None,
+    turned_P: NDArray[np.float32] | None,
     side: int,
     x_BP: NDArray[np.float32],
     flags_B: NDArray[np.uint16],
@@ -120,9 +118,10 @@ def _fill_files(
         names_P: the files' names, each with its NUL; starts_N says where they begin.
         header_P: what a file must begin with.
         file_P: room for one file and one byte more, so that a longer one is noticed.
-        words_P: its pixels as unsigned integers; pixels_P: the same as their dtype.
-        swapped: their bytes are in the other order.
-        turned: they are stored column by column; turned_P is room for one such image.
+        pixels_P: its pixels.
+        words_P: the same as unsigned integers, where their bytes are in the other order. What
+            is None is not compiled.
+        turned_P: room for one image, where they are stored column by column.
         seconds_2: gets the time spent reading and preparing added.
     """
     clock_2 = np.empty(2, np.int64)
@@ -137,10 +136,12 @@ def _fill_files(
         if got != file_P.size - 1 or not _same(file_P, header_P):
             return n
         read = _now(clock_2)
-        if swapped:
+        if words_P is not None:
             swap_bytes(words_P)
-        n_finite, found = prepare_mode(pixels_P, softening, turned_P if turned else x_BP[b])
-        if turned:
+        if turned_P is None:
+            n_finite, found = prepare_mode(pixels_P, softening, x_BP[b])
+        else:
+            n_finite, found = prepare_mode(pixels_P, softening, turned_P)
             transpose(turned_P, x_BP[b], side)
         flags_B[b] = found | (NONFINITE if n_finite < pixels_P.size else 0)
         nan_frac_B[b] = 1.0 - n_finite / pixels_P.size
@@ -157,11 +158,9 @@ class Ordinary:
 
     header: bytes
     file_P: NDArray[np.uint8]
-    words_P: NDArray[Any]
     pixels_P: NDArray[Any]
-    swapped: bool
-    turned: bool
-    turned_P: NDArray[np.float32]
+    words_P: NDArray[Any] | None
+    turned_P: NDArray[np.float32] | None
 
 
 def ordinary(path: bytes, spec: PreprocessSpec) -> Ordinary | None:
@@ -183,11 +182,9 @@ def ordinary(path: bytes, spec: PreprocessSpec) -> Ordinary | None:
     return Ordinary(
         header=text,
         file_P=file_P,
-        words_P=pixels_P.view(f"u{native.itemsize}"),
         pixels_P=pixels_P,
-        swapped=header.dtype != native,
-        turned=header.order == "F",
-        turned_P=np.empty(pixels if header.order == "F" else 0, np.float32),
+        words_P=None if header.dtype == native else pixels_P.view(f"u{native.itemsize}"),
+        turned_P=np.empty(pixels, np.float32) if header.order == "F" else None,
     )
 
 
@@ -235,10 +232,8 @@ class Filler:
             np.array(ends[:-1]),
             np.frombuffer(known.header, np.uint8),
             known.file_P,
-            known.words_P,
             known.pixels_P,
-            known.swapped,
-            known.turned,
+            known.words_P,
             known.turned_P,
             self.spec.size,
             rows.x_BHW.reshape(len(rows.x_BHW), -1),
