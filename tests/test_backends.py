@@ -28,7 +28,7 @@ def backend(request, bundle):
         return OrtBackend(
             graph, threads=1, batch_size=16, lanes=2 if "lanes" in request.param else 1
         )
-    return OpenVinoBackend(graph, threads=12 if "streams" in request.param else 1)
+    return OpenVinoBackend(graph, threads=2 if "streams" in request.param else 1)
 
 
 @pytest.mark.parametrize("n", [1, 7, SLICE, SLICE + 1, 31, 50, 100])

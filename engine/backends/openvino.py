@@ -11,11 +11,10 @@ from stronglens.engine.config import AUTO
 from stronglens.engine.errors import BackendError
 from stronglens.engine.machine import cpu_flags
 
-SLICE = 8
+SLICE = 4
 """Cutouts that one inference takes. Shapes are then fixed, so a cutout's probabilities do not
-depend on the batch size, and ResNeXt50 ran as fast as with 32 (2 cores, 113 and 108 a second)."""
-THREADS_PER_STREAM = 4
-"""More threads on so few cutouts wait for each other"""
+depend on the batch size; 1 to 32 ran equally fast within a few percent, 4 in int8 the fastest
+(benchmarks/results/backends.md)."""
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
 
 
@@ -69,24 +68,27 @@ class OpenVinoBackend:
             BackendError: OpenVINO cannot read or compile it.
         """
         ov = load_openvino()
-        self._tensor = ov.Tensor
-        streams = max(1, threads // THREADS_PER_STREAM)
         self.device, self.precision = "cpu", precision
-        self.batch_size = batch_size or max(32, 2 * SLICE * streams)
         config = {
+            # as many streams as OpenVINO finds best for the net and the processor
+            "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": str(streams),
+            # the cores may be shared: with the feed, with other containers that count from core 0
+            "ENABLE_CPU_PINNING": False,
         }
         try:
             core = ov.Core()
             # No CACHE_DIR: it saves 0.03 s of 0.2 s, for 90 MB of the user's disk a model.
             compiled = core.compile_model(_only_prob(core.read_model(graph)), "CPU", config)
-            self._requests = [compiled.create_infer_request() for _ in range(streams)]
+            streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+            self._queue: Any = ov.AsyncInferQueue(compiled, streams)
         except RuntimeError as err:
             raise BackendError(f"OpenVINO cannot load {graph}: {err}") from err
+        self._tensor = ov.Tensor
         self._side_HW = tuple(compiled.input(0).shape)[1:]
         self._num_classes = compiled.output(0).shape[1]
+        self.batch_size = batch_size or max(64, 4 * SLICE * streams)
         cpu = core.get_property("CPU", "FULL_DEVICE_NAME").strip()
         plural = "s" if threads > 1 else ""
         self.label = (
@@ -104,26 +106,27 @@ class OpenVinoBackend:
             found = f"{x_BHW.dtype} of shape {x_BHW.shape}"
             raise BackendError(f"the model takes float32 (B, *{self._side_HW}), found {found}")
         prob_BK = np.empty((len(x_BHW), self._num_classes), np.float32)
-        starts = range(0, len(x_BHW), SLICE)
+
+        def collect(request: Any, start: int) -> None:
+            part_BK = prob_BK[start : start + SLICE]
+            part_BK[:] = request.get_output_tensor(0).data[: len(part_BK)]
+
+        self._queue.set_callback(collect)
         # Held to the end: a shared tensor does not keep its memory alive.
-        slices = [_full(x_BHW, start) for start in starts]
-        streams = len(self._requests)
+        slices = [_full(x_BHW, start) for start in range(0, len(x_BHW), SLICE)]
         try:
-            for i in range(len(starts)):
-                request = self._requests[i % streams]
-                if i >= streams:
-                    _collect(request, prob_BK, starts[i - streams])
-                request.set_input_tensor(self._tensor(slices[i], shared_memory=True))
-                request.start_async()
-            for i in range(max(0, len(starts) - streams), len(starts)):
-                _collect(self._requests[i % streams], prob_BK, starts[i])
+            try:
+                for i, part_BHW in enumerate(slices):
+                    self._queue.start_async(self._tensor(part_BHW, shared_memory=True), i * SLICE)
+            finally:  # whatever happens: requests still read the slices
+                self._queue.wait_all()
         except RuntimeError as err:
             raise BackendError(f"OpenVINO failed: {err}") from err
         return prob_BK
 
     def close(self) -> None:
         """Free the model."""
-        self._requests = []
+        self._queue = None
 
 
 def _only_prob(model: Any) -> Any:
@@ -142,9 +145,3 @@ def _full(x_BHW: NDArray[np.float32], start: int) -> NDArray[np.float32]:
     full_BHW = np.zeros((SLICE, *x_BHW.shape[1:]), np.float32)
     full_BHW[: len(part_BHW)] = part_BHW
     return full_BHW
-
-
-def _collect(request: Any, prob_BK: NDArray[np.float32], start: int) -> None:
-    request.wait()
-    part_BK = prob_BK[start : start + SLICE]
-    part_BK[:] = request.get_output_tensor(0).data[: len(part_BK)]
