@@ -69,15 +69,15 @@ def peer(
 def lens_infer(
     precision: str, bundle: Path, paths: list[str], folder: Path
 ) -> tuple[Child, float, NDArray[np.float32]]:
-    """Score with the installed command."""
+    """Score the folder that all the files are in with the installed command."""
     out, device = folder / "preds.csv", "cuda" if count_gpus() else "cpu"
     options = ("--precision", precision, "--device", device, "--model", bundle, "--out", out)
-    done = child("lens-infer", *paths, *options, may_fail=True)
+    done = child("lens-infer", Path(paths[0]).parent, *options, may_fail=True)
     if done.error:
         return done, 0.0, np.empty((0, 0), np.float32)
-    found = RATE.search(done.stdout)
-    assert found is not None, done.stdout
-    return done, float(found[1].replace(",", "")), read_predictions(out)[2]
+    found, (ids, _, prob_NK) = RATE.search(done.stdout), read_predictions(out)
+    assert found is not None and ids == paths, done.stdout
+    return done, float(found[1].replace(",", "")), prob_NK
 
 
 def contenders(

@@ -120,30 +120,37 @@ def describe(bundle: Bundle) -> tuple[str, str]:
 
 
 def pick(folder: Path, count: int) -> list[str]:
-    """Return `count` .npy files of a folder, evenly spread, and bring them into memory."""
-    if not (paths := sorted(map(str, folder.rglob("*.npy")))):
+    """Return `count` .npy files of a folder, evenly spread; some several times if it has fewer."""
+    if not (paths := sorted(map(str, folder.resolve().rglob("*.npy")))):
         sys.exit(f"{folder}: no .npy files")
-    chosen = [paths[i * len(paths) // count] for i in range(min(count, len(paths)))]
-    for path in chosen:
-        Path(path).read_bytes()
-    return chosen
+    step = max(1, len(paths) / count)
+    return [paths[int(i * step) % len(paths)] for i in range(count)]
 
 
-def measure(found: dict[str, Contender], rounds: int) -> None:
+def link(paths: list[str], folder: Path) -> list[str]:
+    """Link the files in one folder, in their order, and bring them into memory."""
+    folder.mkdir()
+    links = [folder / f"{i}.npy" for i in range(len(paths))]
+    for each, path in zip(links, paths, strict=True):
+        each.symlink_to(path)
+        each.read_bytes()
+    return list(map(str, links))
+
+
+def measure(found: dict[str, Contender], rounds: int, work: Path) -> None:
     """Run every contender once a round; stop if the reference cannot run."""
-    with tempfile.TemporaryDirectory() as work:
-        for _ in range(rounds):
-            for one in found.values():
-                one.round(Path(work))
-            if failed := found["notebook"].failed:
-                sys.exit(f"the reference's loop failed: {failed}")
+    for _ in range(rounds):
+        for one in found.values():
+            one.round(work)
+        if failed := found["notebook"].failed:
+            sys.exit(f"the reference's loop failed: {failed}")
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--count", default=192, show_default=True, help="Cutouts that each scores a round.")
+@click.option("--count", default=20_000 if count_gpus() else 192, help="Cutouts scored a round.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--full", is_flag=True, help="Also what takes long to start.")
 @click.option("--name", default="end_to_end", show_default=True, help="Of the result's file.")
@@ -151,8 +158,10 @@ def main(
     run: Path, bundle: Path, folder: Path, count: int, rounds: int, full: bool, name: str
 ) -> None:
     loaded, paths = load_bundle(bundle), pick(folder, count)
-    found, absent = contenders(run, loaded, paths, full=full)
-    measure(found, rounds)
+    with tempfile.TemporaryDirectory() as work:
+        links = link(paths, Path(work, "cutouts"))
+        found, absent = contenders(run, loaded, links, full=full)
+        measure(found, rounds, Path(work))
     absent += [f"{one.name}: {one.failed}" for one in found.values() if one.failed]
     y_N = truth(paths, loaded.manifest.classes)
     ran = {key: one for key, one in found.items() if not one.failed}

@@ -142,6 +142,18 @@ def test_a_waterfall_is_a_small_picture(bench, tmp_path):
     assert len(picture) < 100_000
 
 
+@pytest.mark.parametrize(("count", "expected"), [(4, "aabc"), (3, "abc"), (7, "aaabbcc")])
+def test_files_are_picked_over_the_whole_folder(count, expected, bench, tmp_path):
+    end_to_end = bench("end_to_end")
+    for name in ("c/4", "b/2", "a/1", "a/0", "b/3", "c/5"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.npy").write_text(name)
+    paths = end_to_end.pick(tmp_path, count)
+    assert "".join(sorted(Path(path).parent.name for path in paths)) == expected
+    links = end_to_end.link(paths, tmp_path / "links")
+    assert [Path(each).read_text() for each in links] == [Path(each).read_text() for each in paths]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["substructure", "lensfinding"])
 def test_every_way_to_score_gives_the_same(name, bench, tmp_path, monkeypatch, rng):
