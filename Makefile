@@ -56,7 +56,6 @@ bench-full: bench-parts
 bench-parts: $(BENCH) $(DEMO)
 	$(MEASURE)kernels.py
 	$(MEASURE)backends.py $(RESNEXT)
-	$(MEASURE)memory.py
 	$(MEASURE)growth.py
 	$(MEASURE)startup.py
 
