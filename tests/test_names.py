@@ -3,6 +3,7 @@
 import re
 import resource
 import tempfile
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -71,6 +72,21 @@ def test_what_is_named_twice_is_found_wherever_it_stands(paths, random):
     source = open_source(given)
     assert [cutout.id for cutout in source] == list(dict.fromkeys(given))
     assert source.duplicates == len(given) - len(source)
+
+
+def test_a_long_list_takes_little_memory(monkeypatch):
+    for name, size in {"CHUNK": 1000, "IN_MEMORY": 10_000, "BLOCK": 4096, "PART": 100}.items():
+        monkeypatch.setattr(names, name, size)
+    count = 50_000
+    tracemalloc.start()
+    kept = Names(map(named, in_order(natural(f"cutout_{i}.npy") for i in range(count))))
+    assert sum(1 for _ in kept) == count
+    _, peak = tracemalloc.get_traced_memory()
+    held = list(kept)
+    now, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(held) == count
+    assert peak < now / 3
 
 
 def test_no_room_for_a_list_is_said():
