@@ -102,5 +102,6 @@ def test_no_room_for_a_list_is_said():
 
 def test_no_place_for_a_list_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-    with pytest.raises(InputError, match="no temporary file"):
-        list(in_order("abcdef"))
+    for work in (Names, lambda strings: list(in_order(strings))):
+        with pytest.raises(InputError, match=r"No such file or directory.* TMPDIR"):
+            work(str(i) for i in range(100))

@@ -105,7 +105,7 @@ def _temporary(in_memory: int = 0) -> BinaryIO:
             return cast(BinaryIO, tempfile.SpooledTemporaryFile(in_memory))
         return cast(BinaryIO, tempfile.TemporaryFile())
     except OSError as err:
-        raise InputError(f"no temporary file for the list of names: {err.strerror}") from err
+        raise _no_room(err) from err
 
 
 def _discard(file: BinaryIO) -> None:
@@ -122,11 +122,15 @@ def _append(file: BinaryIO, strings: list[str]) -> int:
         file.write(data)
         file.flush()
     except OSError as err:
-        raise InputError(
-            f"no room for the list of names in {tempfile.gettempdir()}: {err.strerror}; "
-            "name another folder with TMPDIR"
-        ) from err
+        raise _no_room(err) from err
     return file.tell()
+
+
+def _no_room(err: OSError) -> InputError:
+    return InputError(
+        f"no room for the list of names in a temporary file: {err.strerror}; "
+        "name a folder that has room with TMPDIR"
+    )
 
 
 def _read(file: BinaryIO, start: int, end: int) -> Iterator[str]:

@@ -129,7 +129,7 @@ def _sorted_names(folder: str, keep: Callable[[os.DirEntry[str]], bool]) -> Iter
         with os.scandir(folder or ".") as entries:
             yield from map(named, in_order(natural(each.name) for each in entries if keep(each)))
     except OSError as err:
-        raise InputError(f"{folder}: {err.strerror}") from err
+        raise InputError(f"{folder or '.'}: {err.strerror}") from err
 
 
 def _enter(folder: str, above: Above) -> tuple[str, Above]:
@@ -137,7 +137,7 @@ def _enter(folder: str, above: Above) -> tuple[str, Above]:
     try:
         status = os.stat(folder or ".")  # noqa: PTH116 - it keeps the path as given
     except OSError as err:
-        raise InputError(f"{folder}: {err.strerror}") from err
+        raise InputError(f"{folder or '.'}: {err.strerror}") from err
     key = (status.st_dev, status.st_ino)
     return os.path.join(folder, ""), () if key in above else (*above, key)  # noqa: PTH118
 
