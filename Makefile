@@ -9,11 +9,10 @@ BENCH := $(VENV)/installed_bench
 DEMO := demo/bundles/lensfinding/manifest.json
 MEASURE := $(BIN)/python benchmarks/
 RESNEXT := demo/runs/resnext50 demo/bundles/resnext50
-FULLY := --count 384 --rounds 5 --full
 REAL := benchmarks/work/resolution/224_4
 FINDER := demo/runs/lensfinding demo/bundles/lensfinding
 
-.PHONY: demo test test-all bench bench-full bench-parts format lint types clean
+.PHONY: demo test test-all bench bench-full bench-real format lint types clean
 
 demo: $(INSTALLED)
 	PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/demo.sh
@@ -34,30 +33,29 @@ types: $(INSTALLED)
 	ln -sfn ../../../engine ../../../training ../../../export build/types/stronglens/
 	MYPYPATH=build/types $(BIN)/mypy -p stronglens
 
-# about ten minutes on two cores, on what the demo left; the README's table is made anew
-bench: bench-parts
-	$(MEASURE)feed.py
-	$(MEASURE)end_to_end.py $(RESNEXT) demo/catalog --name end_to_end_resnext50
-	$(MEASURE)end_to_end.py $(FINDER) demo/sky --count 96 --name end_to_end_lensfinding
-	$(MEASURE)readme.py
-
-# about an hour: also what starts slowly, more files and rounds, the simulator, and the net that
-# resolution.py trained on real cutouts, where it has
-bench-full: bench-parts
-	$(MEASURE)feed.py --full
-	$(MEASURE)end_to_end.py $(RESNEXT) demo/catalog --name end_to_end_resnext50 $(FULLY)
-	$(MEASURE)end_to_end.py $(FINDER) demo/sky --name end_to_end_lensfinding $(FULLY)
-	$(MEASURE)simulator.py
-	if [ -e $(REAL)/bundle ]; then $(MEASURE)backends.py $(REAL)/run $(REAL)/bundle; fi
-	if [ -e $(REAL)/bundle ]; then $(MEASURE)end_to_end.py $(REAL)/run $(REAL)/bundle \
-		benchmarks/work/sub_nosub/test --name end_to_end_real $(FULLY); fi
-	$(MEASURE)readme.py
-
-bench-parts: $(BENCH) $(DEMO)
+# bench: about ten minutes on two cores, on what the demo left. bench-full: about an hour, with
+# what starts slowly, more files and rounds, the simulator, and the net that resolution.py trained
+# on real cutouts, where it has. Both make the README's table anew
+bench bench-full: $(BENCH) $(DEMO)
 	$(MEASURE)kernels.py
-	$(MEASURE)backends.py $(RESNEXT)
-	$(MEASURE)growth.py
-	$(MEASURE)startup.py
+	$(MEASURE)feed.py $(FULL)
+	$(MEASURE)backends.py $(RESNEXT) --name backends_resnext50
+	$(MEASURE)growth.py $(FULL)
+	$(MEASURE)startup.py $(FULL)
+	$(MEASURE)end_to_end.py $(RESNEXT) demo/catalog --name end_to_end_resnext50 $(MORE)
+	$(MEASURE)end_to_end.py $(FINDER) demo/sky --name end_to_end_lensfinding $(MORE)
+	$(if $(FULL),$(MEASURE)backends.py $(FINDER) --name backends_lensfinding)
+	$(if $(FULL),$(MEASURE)simulator.py)
+	$(if $(and $(FULL),$(wildcard $(REAL)/bundle)),$(MAKE) bench-real)
+	$(MEASURE)readme.py
+
+bench-full: FULL := --full
+bench-full: MORE := --full --rounds 5
+
+bench-real: $(BENCH)
+	$(MEASURE)backends.py $(REAL)/run $(REAL)/bundle --name backends_real
+	$(MEASURE)end_to_end.py $(REAL)/run $(REAL)/bundle benchmarks/work/sub_nosub/test \
+		--name end_to_end_real --full --rounds 5
 
 format: $(INSTALLED)
 	$(BIN)/ruff format $(CODE)

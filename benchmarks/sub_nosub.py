@@ -109,9 +109,10 @@ def forms(rows: list[list[str]]) -> str:
     """Say how far the forms that serve are from torch: rows as `row` makes them, torch's first."""
     auc = [float(line[1]) for line in rows]
     flips = max(int(line[5]) for line in rows)
-    names = ", ".join(line[0] for line in rows[1:])
-    apart = max(abs(each - auc[0]) for each in auc)
-    return f"{names}: within {apart:.5f} of it, at most {flips} labels changed"
+    names = ", ".join(line[0].split(",")[0] for line in rows[1:])
+    apart = max(1e-5, *(abs(each - auc[0]) for each in auc))  # they are rounded
+    changed = f"at most {flips} labels changed" if flips else "no label changed"
+    return f"{names}: within {apart:.5f} of it, {changed}"
 
 
 def main() -> None:

@@ -142,6 +142,15 @@ def test_a_waterfall_is_a_small_picture(bench, tmp_path):
     assert len(picture) < 100_000
 
 
+def test_make_bench_runs_scripts_that_exist_and_are_described():
+    scripts = re.findall(r"\$\(MEASURE\)(\w+\.py)", (ROOT / "Makefile").read_text())
+    described = (ROOT / "benchmarks" / "README.md").read_text()
+    assert "end_to_end.py" in scripts
+    for script in set(scripts):
+        assert (ROOT / "benchmarks" / script).is_file(), script
+        assert f"`{script}" in described, script
+
+
 @pytest.mark.parametrize(("count", "expected"), [(4, "aabc"), (3, "abc"), (7, "aaabbcc")])
 def test_files_are_picked_over_the_whole_folder(count, expected, bench, tmp_path):
     end_to_end = bench("end_to_end")
