@@ -51,7 +51,7 @@ REJECTED = (
 
 def reason(flags: int) -> str:
     """Return the reason a row gives for its rejection: one lower-case word, "" where accepted."""
-    rejecting = Flag(flags) & REJECTED
+    rejecting = Flag(int(flags)) & REJECTED  # a numpy integer makes no new combination
     return next((flag.name.lower() for flag in rejecting if flag.name), "")
 
 
