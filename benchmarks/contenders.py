@@ -95,7 +95,7 @@ def contenders(
             once = partial(lens_infer, precision, bundle.path, paths)
             found[precision] = Contender(f"lens-infer {precision}", once)
         else:
-            absent.append(f"lens-infer {precision}: the bundle has none that passed its gate")
+            absent.append(f"lens-infer {precision}: not in the bundle")
     if not count_gpus():
         absent.append("CUDA, for torch, timm, ONNX Runtime and lens-infer: no GPU")
     return found, absent

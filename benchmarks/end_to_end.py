@@ -105,7 +105,7 @@ def draw(name: str, title: str, verdicts: dict[str, Verdict]) -> str:
         for key, label in labels.items()
         if (v := verdicts.get(key)) is not None
     ]
-    waterfall.draw(RESULTS / f"{name}_waterfall.png", title, steps)
+    waterfall.draw(RESULTS / f"{name}_waterfall.png", title[0].upper() + title[1:], steps)
     return f"![each step's gain and its accuracy]({name}_waterfall.png)"
 
 
