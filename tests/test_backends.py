@@ -87,17 +87,23 @@ def test_every_option_changes_something(bundle):
     assert f"{usable_cores()} thread" in auto.label
 
 
+VNNI, BFLOAT16 = {"avx2", "avx512_vnni"}, {"float32", "bfloat16", "int8"}
+
+
 @pytest.mark.parametrize(
-    ("native", "passed", "chosen", "why"),
+    ("native", "passed", "flags", "chosen", "why"),
     [
-        ({"float32"}, {"float32", "bfloat16"}, "float32", "no bfloat16 arithmetic"),
-        ({"float32", "bfloat16"}, {"float32"}, "float32", "not passed the export"),
-        ({"float32", "bfloat16"}, {"float32", "bfloat16"}, "bfloat16", "passed"),
-        ({"float32", "float16", "int8"}, {"float16", "int8"}, "float32", "no bfloat16"),
+        ({"float32"}, {"float32", "bfloat16"}, VNNI, "float32", "no bfloat16 arithmetic"),
+        (BFLOAT16, {"float32"}, VNNI, "float32", "not passed the export"),
+        (BFLOAT16, {"float32", "bfloat16"}, VNNI, "bfloat16", "passed"),
+        (BFLOAT16, {"float32", "bfloat16", "int8"}, VNNI, "int8", "has instructions for it"),
+        (BFLOAT16, {"float32", "bfloat16", "int8"}, set(), "bfloat16", "passed"),
+        (BFLOAT16, {"float32", "int8"}, {"avx2"}, "float32", "not passed the export"),
+        ({"float32", "float16", "int8"}, {"float16"}, VNNI, "float32", "no bfloat16"),
     ],
 )
-def test_the_precision_of_a_cpu(native, passed, chosen, why):
-    precision, reason = choose_cpu_precision(native, passed)
+def test_the_precision_of_a_cpu(native, passed, flags, chosen, why):
+    precision, reason = choose_cpu_precision(native, passed, flags)
     assert precision == chosen
     assert why in reason
 
