@@ -3,10 +3,10 @@
     python benchmarks/resolution.py [--epochs 4]
 
 The same net and settings on real DeepLense cutouts with and without substructure, once as the
-reference enlarges them and once at their own size: for the same epochs, and for the same
-operations (twice the epochs: the training of `sub_nosub.py`, where it had these settings). Each
-is scored once, on the 1,600 cutouts that `sub_nosub.py` holds out, by lens-infer in each
-precision that the CPU computes in. From random weights; a training that is there is not repeated.
+reference enlarges them and once at their own size, for the same operations: there they see
+each cutout twice as often (the training of `sub_nosub.py`, where it had these settings). Each is
+scored once, on the 1,600 cutouts that `sub_nosub.py` holds out, by lens-infer in each precision
+that the CPU computes in. From random weights; a training that is there is not repeated.
 """
 
 from dataclasses import replace
@@ -114,9 +114,7 @@ def rows_of(each: Try) -> list[list[str]]:
 @click.option("--epochs", default=4, show_default=True, help="Of the enlarged net.")
 def main(epochs: int) -> None:
     unpack(shared_folder() / "data" / "deeplense_sub_nosub_8k.zip", REAL)
-    tries = [
-        Try("reference", 224, epochs), Try("native", 150, epochs), Try("native", 150, 2 * epochs),
-    ]  # fmt: skip
+    tries = [Try("reference", 224, epochs), Try("native", 150, 2 * epochs)]
     rows = []
     for each in tries:
         train(each)
