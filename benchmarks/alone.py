@@ -1,6 +1,6 @@
 """OpenVINO alone, without the engine: what its slices and streams give."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from common import table
 
-from stronglens.engine.backends.openvino import HINTS, load_openvino
+from stronglens.engine.backends.openvino import load_openvino
 from stronglens.engine.bundle import Bundle
 from stronglens.engine.machine import usable_cores
 
@@ -28,14 +28,14 @@ def repeat(work: Callable[[], Any], count: int) -> float:
     return calls * count / lasted
 
 
-def alone(graph: Path, precision: str, size: int, streams: int) -> float:
+def alone(graph: Path, hint: str, size: int, streams: int) -> float:
     """Return cutouts/s of a graph in slices of `size`, `streams` of them at once."""
     ov = load_openvino()
     core = ov.Core()
     model = core.read_model(graph)
     model.reshape([size, *list(model.input(0).partial_shape)[1:]])
     config = {
-        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "INFERENCE_PRECISION_HINT": hint,
         "INFERENCE_NUM_THREADS": CORES,
         "NUM_STREAMS": str(streams),
         "ENABLE_CPU_PINNING": False,
@@ -53,14 +53,20 @@ def alone(graph: Path, precision: str, size: int, streams: int) -> float:
     return repeat(work, calls * size)
 
 
-def grid(bundle: Bundle, precisions: Sequence[str], rounds: int) -> str:
-    """Return the table of slices × streams × precisions."""
-    columns = [(p, streams) for p in precisions for streams in sorted({1, CORES})]
+def grid(bundle: Bundle, hints: Mapping[str, str], rounds: int) -> str:
+    """Return the table of slices × streams × precisions.
+
+    Args:
+        bundle: holds a graph of each precision.
+        hints: what OpenVINO is told to compute in, for each precision.
+        rounds: in which each is measured once.
+    """
+    columns = [(p, streams) for p in hints for streams in sorted({1, CORES})]
     cells: dict[tuple[int, str, int], list[float]] = {}
     for _ in range(rounds):
         for size in SLICES:
             for precision, streams in columns:
-                rate = alone(bundle.graph(precision), precision, size, streams)
+                rate = alone(bundle.graph(precision), hints[precision], size, streams)
                 cells.setdefault((size, precision, streams), []).append(rate)
     names = [f"{p}, {streams} stream{'s' * (streams > 1)}" for p, streams in columns]
     return table(

@@ -97,12 +97,12 @@ def of_torch(graph: Any, x_NHW: NDArray[np.float32]) -> Contender:
     return Contender("torch eager", "float32", rate, run_graph(graph, x_NHW)[0])
 
 
-def of_tool(graph: Path, precision: str, side_HW: tuple[int, ...]) -> Contender:
+def of_tool(graph: Path, precision: str, hint: str, side_HW: tuple[int, ...]) -> Contender:
     """Return OpenVINO's own benchmark tool, in slices of the engine's size."""
     shape = f"x[{','.join(map(str, (openvino.SLICE, *side_HW)))}]"
     command: list[object] = ["python", "-c", RUN_TOOL, "-m", graph, "-d", "CPU"]
     command += ["-hint", "throughput", "-shape", shape, "-data_shape", shape, "-t", TOOL_SECONDS]
-    command += ["-infer_precision", openvino.HINTS[precision]]
+    command += ["-infer_precision", hint]
 
     def rate() -> float:
         said = child(*command).stdout
@@ -114,8 +114,11 @@ def of_tool(graph: Path, precision: str, side_HW: tuple[int, ...]) -> Contender:
     return Contender(TOOL, precision, rate)
 
 
-def on_the_cpu(bundle: Bundle, missing: list[str]) -> list[Contender]:
-    """Return every precision that passed its check, in each runtime; note what is missing."""
+def on_the_cpu(bundle: Bundle, missing: list[str], hints: dict[str, str]) -> list[Contender]:
+    """Return every precision that passed its check, in each runtime.
+
+    Notes what is missing, and what OpenVINO is told of each precision.
+    """
     x_NHW, passed = bundle.golden().x_NHW, bundle.manifest.parity
     native, found = openvino.native_precisions(), []
     if not (has_tool := importlib.util.find_spec("openvino.tools.benchmark") is not None):
@@ -126,11 +129,12 @@ def on_the_cpu(bundle: Bundle, missing: list[str]) -> list[Contender]:
         elif precision not in passed:
             missing.append(f"{precision} on the CPU (the bundle has none that passed)")
         else:
-            graph = bundle.graph(precision)
-            engine = openvino.OpenVinoBackend(graph, precision=precision, threads=CORES)
+            engine: Any = open_backend(bundle, device="cpu", precision=precision)
             found.append(of_backend(OPENVINO, engine, x_NHW))
+            hints[precision] = engine.hint
             if has_tool:
-                found.append(of_tool(graph, precision, x_NHW.shape[1:]))
+                graph, side_HW = bundle.graph(precision), x_NHW.shape[1:]
+                found.append(of_tool(graph, precision, engine.hint, side_HW))
     for precision in sorted({"float32", "int8"} & passed.keys()):
         other = ort.OrtBackend(bundle.graph(precision), precision=precision, threads=CORES)
         found.append(of_backend(ORT, other, x_NHW))
@@ -247,14 +251,15 @@ def for_the_readme(found: list[Contender], lines: list[list[str]]) -> list[tuple
 def main(run: Path, bundle: Path, rounds: int, name: str) -> None:
     loaded, graph = load_bundle(bundle), serving(load_run(run).net).graph
     missing: list[str] = []
+    hints: dict[str, str] = {}
     found = [of_torch(graph, loaded.golden().x_NHW)]
-    found += on_the_cpu(loaded, missing) + on_the_gpu(loaded, missing)
+    found += on_the_cpu(loaded, missing, hints) + on_the_gpu(loaded, missing)
     measure(found, rounds)
     lines = rows(found, count_flop(graph, loaded.manifest.preprocess.size))
     engine = open_backend(loaded)
     with tempfile.TemporaryDirectory() as work:
         share, count = from_files(loaded, engine, rounds, Path(work))
-    settings = grid(loaded, [one.precision for one in found if one.name == OPENVINO], rounds)
+    settings = grid(loaded, hints, rounds)
     net, size = loaded.manifest.recipe["net"], loaded.manifest.preprocess.size
     side = loaded.manifest.recipe["input_size"] or size
     write_result(

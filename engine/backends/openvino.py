@@ -46,6 +46,9 @@ def native_precisions() -> set[str]:
 class OpenVinoBackend:
     """A graph compiled for the CPU; see `Backend`."""
 
+    hint: str
+    """what OpenVINO was told to compute in where the graph leaves it open"""
+
     def __init__(
         self,
         graph: Path,
@@ -53,6 +56,7 @@ class OpenVinoBackend:
         precision: str = "float32",
         threads: int = 1,
         batch_size: int = AUTO,
+        between: str = "",
         why: str = "",
     ) -> None:
         """Compile `graph`.
@@ -62,6 +66,7 @@ class OpenVinoBackend:
             precision: what to compute in.
             threads: in all.
             batch_size: cutouts in the batches to come; 0: chosen here.
+            between: what to compute in between the int8 layers of an int8 graph; "": float32.
             why: the reason for these choices, for the label.
 
         Raises:
@@ -69,10 +74,11 @@ class OpenVinoBackend:
         """
         ov = load_openvino()
         self.device, self.precision = "cpu", precision
+        self.hint = HINTS[between or precision]
         config = {
             # as many streams as OpenVINO finds best for the net and the processor
             "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "INFERENCE_PRECISION_HINT": self.hint,
             "INFERENCE_NUM_THREADS": threads,
             # the cores may be shared: with the feed, with other containers that count from core 0
             "ENABLE_CPU_PINNING": False,
