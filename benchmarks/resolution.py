@@ -119,7 +119,7 @@ def main(epochs: int) -> None:
     for each in tries:
         train(each)
         rows += rows_of(each)
-    half = [row for row in rows if row[2] == "float32"]
+    full = [row for row in rows if row[2] == "float32"]
     write_result(
         "resolution",
         "ResNeXt50 at the cutouts' own 150 pixels, and enlarged to 224",
@@ -142,7 +142,7 @@ def main(epochs: int) -> None:
             (
                 "ResNeXt50 on real cutouts, enlarged to 224 as the reference does, or at its own "
                 "150 pixels (`--recipe native`): ROC AUC, and cutouts/s in float32",
-                "; ".join(f"{row[0]}: {row[5]}, {row[4]}/s" for row in half),
+                "; ".join(f"{row[0]}: {row[5]}, {row[4]}/s" for row in full),
             )
         ],
     )
