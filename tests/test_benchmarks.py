@@ -37,7 +37,8 @@ def write_json(folder, name, **facts):
 def test_the_readme_says_what_the_results_say(bench):
     readme = bench("readme")
     text = readme.README.read_text()
-    assert readme.rewritten(text, readme.measured(readme.read_results(readme.RESULTS))) == text
+    made = readme.rewritten(text, readme.measured(readme.read_results(readme.RESULTS)))
+    assert made == text, "run python benchmarks/readme.py"
 
 
 def test_the_readme_is_made_in_one_order_whatever_the_files(bench, tmp_path):
