@@ -188,3 +188,24 @@ def test_every_way_to_score_gives_the_same(name, bench, tmp_path, monkeypatch, r
     assert len(exact) == 4  # the notebook, two runtimes as they come, lens-infer
     assert all(float(row[5]) < 1e-5 and row[6] == "0" for row in exact)
     assert (tmp_path / "all_waterfall.png").stat().st_size < 100_000
+
+
+@pytest.mark.slow
+def test_backends_are_held_against_torch_and_the_machine(bench, tmp_path, monkeypatch, rng):
+    data, run, bundle = tmp_path / "data", tmp_path / "run", tmp_path / "bundle"
+    write_data(data, TASKS["substructure"], rng)
+    write_run(run, data, "substructure")
+    assert CliRunner().invoke(export, [str(run), "--out", str(bundle)]).exit_code == 0
+    backends, alone, common = bench("backends"), bench("alone"), bench("common")
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(alone, "SECONDS", 0.02)
+    monkeypatch.setattr(backends, "TOOL_SECONDS", 1)
+    done = CliRunner().invoke(backends.main, [str(run), str(bundle), "--rounds", "1"])
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "backends.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    exact = [row for row in rows if row[0].startswith("lens-infer") and "float32" in row[0]]
+    assert len(exact) == 2  # OpenVINO and ONNX Runtime
+    assert all(float(row[5]) < 1e-5 and row[6] == "0" for row in exact)
+    assert "**Skipped here:**" in text
+    assert [row[0] for row in rows[-4:]] == ["1", "4", "8", "32"]
