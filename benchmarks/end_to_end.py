@@ -150,13 +150,14 @@ def measure(found: dict[str, Contender], rounds: int, work: Path) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--count", default=20_000 if count_gpus() else 192, help="Cutouts scored a round.")
+@click.option("--count", default=0, help="Cutouts scored a round; 0: what the machine needs.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--full", is_flag=True, help="Also what takes long to start.")
 @click.option("--name", default="end_to_end", show_default=True, help="Of the result's file.")
 def main(
     run: Path, bundle: Path, folder: Path, count: int, rounds: int, full: bool, name: str
 ) -> None:
+    count = count or (20_000 if count_gpus() else 576 if full else 192)
     loaded, paths = load_bundle(bundle), pick(folder, count)
     with tempfile.TemporaryDirectory() as work:
         links = link(paths, Path(work, "cutouts"))
