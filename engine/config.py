@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 AUTO = 0
 """where a number may be chosen for the user"""
@@ -13,7 +13,8 @@ class EngineConfig:
     """How a run uses the machine; nothing here changes what a cutout's row says, but precision."""
 
     device: str = "auto"
-    """auto: CUDA where there is a GPU and the runtime for it, else the CPU"""
+    """auto: CUDA where there is a GPU and the runtime for it, else the CPU; tensorrt only when
+    asked for, because it first compiles for minutes"""
     precision: str = "auto"
     """auto: the fastest that the device computes in and that passed the bundle's parity check"""
     batch_size: int = AUTO

@@ -60,7 +60,7 @@ def classify(
     check()
     with open_sink(out, bundle.manifest.classes) as sink:
         with clock.timing("start"), warming_up(source, bundle.manifest.preprocess):
-            backend = _open_and_replay(bundle, config, check)
+            backend = _open_and_replay(bundle, config, check, stderr)
         with closing(backend):
             report = RunReport(
                 out=out,
@@ -87,13 +87,16 @@ def classify(
     return report
 
 
-def _open_and_replay(bundle: Bundle, config: EngineConfig, check: Callable[[], None]) -> Backend:
+def _open_and_replay(
+    bundle: Bundle, config: EngineConfig, check: Callable[[], None], stderr: TextIO
+) -> Backend:
     backend = open_backend(
         bundle,
         device=config.device,
         precision=config.precision,
         threads=config.threads,
         batch_size=config.batch_size,
+        say=lambda line: say(f"{line}\n", stderr),
     )
     check()
     replay(bundle, backend)

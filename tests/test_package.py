@@ -82,7 +82,7 @@ for module in pkgutil.walk_packages(found.__path__, found.__name__ + "."):
 print("ok")
 """
 
-RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt", "PIL", "matplotlib", "sklearn")
+RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt", "cuda", "PIL", "matplotlib", "sklearn")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Where prepared cutouts become probabilities: one module per runtime, nothing else names one."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ class Backend(Protocol):
     """A loaded model. Not shared between threads."""
 
     device: str
-    """cpu or cuda"""
+    """cpu, cuda or tensorrt"""
     precision: str
     """what it computes in"""
     label: str
@@ -49,19 +49,21 @@ def open_backend(
     precision: str = "auto",
     threads: int = AUTO,
     batch_size: int = AUTO,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Backend:
     """Load the bundle's model where it runs fastest, or where it was asked to run.
 
     Nothing is measured: `auto` goes by what the machine has, what the bundle holds, and which
-    precisions passed its parity check. A device or precision asked for by name is used, or it
-    is an error.
+    precisions passed its parity check. It never picks TensorRT, whose first run compiles for
+    minutes. A device or precision asked for by name is used, or it is an error.
 
     Args:
         bundle: from `load_bundle`.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or tensorrt.
         precision: auto, float32, bfloat16, float16 or int8.
         threads: of the model on the CPU; 0: all cores.
         batch_size: cutouts given at once; 0: what suits the device.
+        say: gets a line before what takes minutes.
 
     Raises:
         ConfigError: no such device or precision.
@@ -71,6 +73,10 @@ def open_backend(
     for name, value, choices in (("device", device, DEVICES), ("precision", precision, PRECISIONS)):
         if value not in choices:
             raise ConfigError(f"{name} {value!r}: choose {', '.join(choices)}")
+    if device == "tensorrt":
+        from stronglens.engine.backends.tensorrt_open import open_tensorrt
+
+        return open_tensorrt(bundle, precision=precision, batch_size=batch_size, say=say)
     if device == "cuda":
         return _open_cuda(bundle, precision, batch_size)
     note = "cpu as asked" if device == "cpu" else "no GPU was found"
