@@ -30,7 +30,7 @@ def draw(path: Path, title: str, steps: Sequence[Step]) -> None:
     """Draw the steps from left to right: each bar is what its step adds to the rate before."""
     figure = Figure(figsize=(1.5 * len(steps) + 1.2, 4.4), dpi=110)
     axes = figure.add_subplot()
-    before, top = 0.0, max(step.rate for step in steps)
+    before, ratio, top = 0.0, 1.0, max(step.rate for step in steps)
     for i, step in enumerate(steps):
         low, high = sorted((before, step.rate))
         colour = BASE if i == 0 else GAIN if step.rate >= before else LOSS
@@ -38,12 +38,12 @@ def draw(path: Path, title: str, steps: Sequence[Step]) -> None:
         if i:
             axes.plot([i - 1.31, i + 0.31], [before, before], color=TEXT, lw=0.7)
         if i and high - low > 0.07 * top:
-            axes.text(i, (low + high) / 2, f"×{step.rate / before:.2f}", ha="center", va="center",
+            axes.text(i, (low + high) / 2, f"×{step.ratio / ratio:.2f}", ha="center", va="center",
                       color="white", fontsize=10)  # fmt: skip
         figures = f"{step.rate:,.{0 if step.rate >= 100 else 1}f}/s\n{step.ratio:.1f}×"
         axes.annotate(figures, (i, high), (0, 4), textcoords="offset points", ha="center",
                       va="bottom", color=TEXT, fontsize=10, fontweight="bold")  # fmt: skip
-        before = step.rate
+        before, ratio = step.rate, step.ratio
     axes.set_xticks(range(len(steps)), [_below(i, step) for i, step in enumerate(steps)])
     axes.set_ylim(0, 1.17 * top)
     axes.set_ylabel("cutouts/s", color=TEXT)
