@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from stronglens.engine.bundle import GRAPHS, MANIFEST, Golden, write_bundle
 from stronglens.engine.errors import ConfigError, InputError
 from stronglens.export.checks import check_logistic, check_predictions
-from stronglens.export.cutouts import Sample, take_sample
+from stronglens.export.cutouts import Sample, take_calibration, take_sample
 from stronglens.export.golden import make_golden
 from stronglens.export.graph import Serving, count_flop, run_graph, serving
 from stronglens.export.half import HalfBody, check_half, half_graph, halve
@@ -23,10 +24,11 @@ from stronglens.export.parity import (
     run_backends,
     runtime_version,
 )
+from stronglens.export.quantise import find_int8
 from stronglens.export.report import report
 from stronglens.export.to_onnx import to_onnx
 from stronglens.training.checkpoint import Run, load_run, newest_run, versions
-from stronglens.training.listing import list_dataset
+from stronglens.training.listing import Listing, list_dataset
 from stronglens.training.models import LensFinder
 from stronglens.training.tasks import TASKS
 
@@ -44,6 +46,7 @@ class Order:
     data: Path | None = None
     """None: where the run found its data"""
     half: bool = False
+    int8: bool = False
     count: int = 0
     """cutouts to compare on; 0: chosen by what the net costs"""
 
@@ -58,7 +61,9 @@ def export(order: Order, say: Say) -> str:
     out = order.out or Path("bundles", run.config.task)
     _check_out(out)
     served = serving(run.net)
-    sample = find_sample(order, run, served)
+    listing = _list_data(order, run)
+    sample = _take_sample(order, run, served, listing)
+    calibration = take_calibration(listing, run.config.preprocess, sample) if order.int8 else None
     say(f"exporting {run.path}; torch float32 on {_described(sample)}")
     reference, golden = _reference(order, run, served, sample)
     size = run.config.preprocess.size
@@ -67,6 +72,12 @@ def export(order: Order, say: Say) -> str:
     if half is not None:
         graphs["float16"] = to_onnx(half_graph(half), size, outputs=served.outputs)
     found, remarks = _compare(graphs, half, reference, say)
+    if calibration is not None:
+        # between its int8 layers such a graph is rounded to bfloat16 only where that has passed
+        between = "bfloat16" if any(each.precision == "bfloat16" for each in found) else ""
+        compare = partial(_hold, precision="int8", reference=reference, between=between)
+        graphs["int8"], int8 = find_int8(graphs["float32"], calibration, compare, say)
+        found.append(int8)
     bundle = write_bundle(
         out,
         {GRAPHS[precision]: content for precision, content in graphs.items()},
@@ -84,8 +95,8 @@ def export(order: Order, say: Say) -> str:
     return report(bundle, found, remarks)
 
 
-def find_sample(order: Order, run: Run, served: Serving) -> Sample:
-    """Return the cutouts to compare on, from the run's data or from those named.
+def _list_data(order: Order, run: Run) -> Listing:
+    """Return what the run's data holds, or the data named.
 
     Raises:
         InputError: they are not there, or are of other classes.
@@ -102,8 +113,14 @@ def find_sample(order: Order, run: Run, served: Serving) -> Sample:
             f"{_root(order, run)} holds the classes {', '.join(listing.classes)}, "
             f"{run.path} was trained on {', '.join(config.classes)}"
         )
-    cost = count_flop(served.graph, config.preprocess.size)
-    return take_sample(listing, config.preprocess, order.count or auto_count(cost))
+    return listing
+
+
+def _take_sample(order: Order, run: Run, served: Serving, listing: Listing) -> Sample:
+    """Return the cutouts to compare on, as many as asked for or as the net's cost allows."""
+    spec = run.config.preprocess
+    cost = count_flop(served.graph, spec.size)
+    return take_sample(listing, spec, order.count or auto_count(cost))
 
 
 def _root(order: Order, run: Run) -> Path:
@@ -140,33 +157,37 @@ def _compare(
     graphs: dict[str, bytes], half: HalfBody | None, reference: Reference, say: Say
 ) -> tuple[list[Parity], list[str]]:
     """Hold each graph to its gate; bfloat16 may miss, and is then only remarked on."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder, GRAPHS[name]) for name in graphs}
-        for name, content in graphs.items():
-            files[name].write_bytes(content)
-        say("comparing float32 (ONNX Runtime and OpenVINO)")
-        found = [run_backends(files["float32"], "float32", reference)]
-        found[0].check()
-        if half is not None:
-            say("comparing float16 (the file, and with every activation rounded)")
-            # first: where an activation overflows it says so, and the file only differs
-            rounded = check_half(half, reference)
-            rounded.check()
-            exact = run_backends(files["float16"], "float16", reference)
-            exact.check()
-            exact = replace(
-                exact,
-                max_abs_activation=rounded.max_abs_activation,
-                rounded_max_abs_dp=rounded.max_abs_dp,
-            )
-            found.append(exact)
-        if not computes_bfloat16():
-            return found, ["bfloat16 was not compared: this CPU does not compute in it"]
-        say("comparing bfloat16 (OpenVINO)")
-        brief = run_backends(files["float32"], "bfloat16", reference)
+    say("comparing float32 (ONNX Runtime and OpenVINO)")
+    found = [_hold(graphs["float32"], "float32", reference)]
+    found[0].check()
+    if half is not None:
+        say("comparing float16 (the file, and with every activation rounded)")
+        # first: where an activation overflows it says so, and the file only differs
+        rounded = check_half(half, reference)
+        rounded.check()
+        exact = _hold(graphs["float16"], "float16", reference)
+        exact.check()
+        exact = replace(
+            exact,
+            max_abs_activation=rounded.max_abs_activation,
+            rounded_max_abs_dp=rounded.max_abs_dp,
+        )
+        found.append(exact)
+    if not computes_bfloat16():
+        return found, ["bfloat16 was not compared: this CPU does not compute in it"]
+    say("comparing bfloat16 (OpenVINO)")
+    brief = _hold(graphs["float32"], "bfloat16", reference)
     if brief.passed:
         return [*found, brief], []
     return found, [f"bfloat16 is left out, engines will use float32: {brief}"]
+
+
+def _hold(content: bytes, precision: str, reference: Reference, between: str = "") -> Parity:
+    """Compare a graph with torch float32, through the files that engines read."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, GRAPHS[precision])
+        path.write_bytes(content)
+        return run_backends(path, precision, reference, between=between)
 
 
 def _versions(run: Run) -> dict[str, str]:

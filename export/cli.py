@@ -31,6 +31,9 @@ class Count(click.ParamType[int]):
 )
 @click.option("--fp16", "half", is_flag=True, help="Also a half-precision graph, for GPUs.")
 @click.option(
+    "--int8", is_flag=True, help="Also an int8 graph, for CPUs, calibrated on training cutouts."
+)
+@click.option(
     "--data",
     type=click.Path(path_type=Path),
     help="Cutouts to compare on, laid out as for lens-train.  [default: the run's own]",
@@ -43,7 +46,9 @@ class Count(click.ParamType[int]):
     show_default=True,
     help="How many cutouts to compare on; auto: 256 to 2,000, by what the net costs.",
 )
-def main(run: Path | None, out: Path | None, half: bool, data: Path | None, count: int) -> None:
+def main(
+    run: Path | None, out: Path | None, half: bool, int8: bool, data: Path | None, count: int
+) -> None:
     """Export RUN (the newest under runs/) as a bundle that lens-infer serves.
 
     Every graph is compared with torch float32 on the run's validation cutouts, filled up with
@@ -54,7 +59,7 @@ def main(run: Path | None, out: Path | None, half: bool, data: Path | None, coun
     from stronglens.engine.errors import LensError
     from stronglens.export.assemble import Order, export  # torch loads only when needed
 
-    order = Order(run=run, out=out, data=data, half=half, count=count)
+    order = Order(run=run, out=out, data=data, half=half, int8=int8, count=count)
     try:
         click.echo(export(order, lambda line: click.echo(line, err=True)))
     except LensError as err:

@@ -15,6 +15,9 @@ from stronglens.engine.preprocess import PreprocessSpec
 from stronglens.engine.sources import open_source
 from stronglens.training.listing import Labelled, Listing
 
+CALIBRATION = 256
+"""training cutouts that int8's scales are taken from"""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -47,6 +50,26 @@ def take_sample(listing: Listing, spec: PreprocessSpec, count: int) -> Sample:
     n_val = sum(usable[: len(val)])
     origin = {"val": n_val, "train": len(chosen) - n_val}
     return Sample([each.path for each in chosen], x_NHW, y_N, origin)
+
+
+def take_calibration(
+    listing: Listing, spec: PreprocessSpec, compared: Sample
+) -> NDArray[np.float32]:
+    """Return prepared training cutouts, even over the classes, to take int8's scales from.
+
+    None of those that the graphs are compared on, unless there are no others.
+
+    Raises:
+        InputError: no training cutout is usable.
+    """
+    seen = set(compared.paths)
+    others = [each for each in listing.train if each.path not in seen] or listing.train
+    if not (chosen := _pick(others, CALIBRATION)):
+        raise InputError("int8 is calibrated on training cutouts, and the data set has none")
+    x_NHW, usable = _prepare(chosen, spec)
+    if not any(usable):
+        raise InputError(f"none of {len(usable)} training cutouts is usable to calibrate int8")
+    return x_NHW
 
 
 def read_raw(paths: Sequence[str]) -> list[NDArray[Any]]:

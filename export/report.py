@@ -17,6 +17,7 @@ def report(bundle: Bundle, found: Sequence[Parity], remarks: Sequence[str]) -> s
         "",
         *remarks,
         *_range(found),
+        *_calibration(found),
         *_meaning(bundle),
         f"written: {bundle.path}/",
         f"next:    lens-infer catalog/*.npy --model {bundle.path} --out preds.csv",
@@ -58,6 +59,21 @@ def _range(found: Sequence[Parity]) -> list[str]:
         for each in found
         if each.max_abs_activation is not None
     ]
+
+
+def _calibration(found: Sequence[Parity]) -> list[str]:
+    return [
+        f"{each.precision} scales by {each.calibration} over {each.calibrated_on:,} training "
+        f"cutouts; float32 stay the head, {_kept(each)}"
+        for each in found
+        if each.float_layers is not None
+    ]
+
+
+def _kept(each: Parity) -> str:
+    layers = each.float_layers or []
+    sums = ", all sums" if each.float_sums else ""
+    return f"{len(layers)} convolutions ({', '.join(dict.fromkeys((layers[0], layers[-1])))}){sums}"
 
 
 def _meaning(bundle: Bundle) -> list[str]:

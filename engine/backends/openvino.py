@@ -97,8 +97,9 @@ class OpenVinoBackend:
         self.batch_size = batch_size or max(64, 4 * SLICE * streams)
         cpu = core.get_property("CPU", "FULL_DEVICE_NAME").strip()
         plural = "s" if threads > 1 else ""
+        kind = precision + (f" with {between} between" if between else "")
         self.label = (
-            f"OpenVINO on cpu ({cpu}), {precision}, {threads} thread{plural}, "
+            f"OpenVINO on cpu ({cpu}), {kind}, {threads} thread{plural}, "
             f"batches of {self.batch_size} ({why})"
         )
 
