@@ -13,7 +13,7 @@ from stronglens.engine.machine import cpu_flags
 
 SLICE = 4
 """Cutouts that one inference takes. Shapes are then fixed, so a cutout's probabilities do not
-depend on the batch size; 1 to 32 ran equally fast within a few percent, 4 in int8 the fastest
+depend on the batch size; 1 to 32 ran equally fast within a tenth, 4 the fastest in int8
 (benchmarks/results/backends.md)."""
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
 
