@@ -119,7 +119,7 @@ def main() -> None:
     unpack(shared_folder() / "data" / "deeplense_sub_nosub_8k.zip", WORK)
     trained, bundle = WORK / "run", WORK / "bundle"
     run("lens-train", "substructure", "--data", WORK / "train", "--out", trained, *sys.argv[1:])
-    exported = run("lens-export", trained, "--fp16", "--out", bundle)
+    exported = run("lens-export", trained, "--fp16", "--int8", "--out", bundle)
     rows, outputs = [], {}
     for precision in (p for p in SERVED if p in load_bundle(bundle).manifest.parity):
         out = WORK / f"preds_{precision}.csv"
