@@ -25,7 +25,7 @@ def auto_or_count(text: str) -> int:
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
@@ -56,6 +56,11 @@ def auto_or_count(text: str) -> int:
     default="auto",
     help="Threads that read and prepare.",
 )
+@click.option(
+    "--doctor",
+    is_flag=True,
+    help="Say what this machine has and what would be chosen, and stop: send us this.",
+)
 def main(
     inputs: tuple[str, ...],
     model: Path | None,
@@ -64,6 +69,7 @@ def main(
     precision: str,
     batch_size: int,
     workers: int,
+    doctor: bool,
 ) -> None:
     """Classify cutouts: one row per INPUT, in order, with its class probabilities.
 
@@ -79,6 +85,11 @@ def main(
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if doctor:
+        _diagnose(model)
+        return
+    if not inputs:
+        raise click.UsageError("Missing argument 'INPUT...'.")
     signals = _Signals()
     from stronglens.engine.errors import LensError  # what takes long to import is imported now
 
@@ -99,6 +110,13 @@ def main(
     click.echo(report)
     if report.rejected:
         sys.exit(SOME_REJECTED)
+
+
+def _diagnose(model: Path | None) -> None:
+    from stronglens.engine.doctor import diagnose
+
+    for line in diagnose(model):
+        click.echo(line)
 
 
 class _Signals:

@@ -69,6 +69,14 @@ def gpu_name(number: int) -> str:
     return f"GPU {number}"
 
 
+def cuda_of_driver() -> str:
+    """Return the newest CUDA that the NVIDIA driver knows; "" where there is no driver."""
+    version = ctypes.c_int(0)
+    if (driver := _driver()) and driver.cuDriverGetVersion(ctypes.byref(version)) == 0:
+        return f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return ""
+
+
 def _driver() -> Any | None:
     """Return NVIDIA's driver, started; None where there is none."""
     for name in ("libcuda.so.1", "nvcuda.dll"):

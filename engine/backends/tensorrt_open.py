@@ -53,6 +53,18 @@ def open_tensorrt(
     return Target(trt, cuda, bundle, precision, why, say).open(batch_size)
 
 
+def describe_tensorrt(bundle: Bundle) -> str:
+    """Return what `open_tensorrt` would run, and whether it would have to build it first.
+
+    Raises:
+        BackendError: it could not.
+    """
+    precision, why = choose_precision("auto", set(bundle.manifest.parity))
+    target = Target(load_tensorrt(), load_gpu(), bundle, precision, why, lambda line: None)
+    plan = "its plan is kept" if target.is_kept() else "the first run builds the plan, for minutes"
+    return f"{precision} ({why}); {plan}"
+
+
 def choose_precision(precision: str, passed: set[str]) -> tuple[str, str]:
     """Return the precision and why.
 
@@ -124,6 +136,10 @@ class Target:
             "gpu": self._gpu,
             "compute_capability": f"{major}.{minor}",
         }
+
+    def is_kept(self) -> bool:
+        """Return whether there is a plan."""
+        return any(recall(self._key(profile)) for profile in _profiles())
 
     def open(self, batch_size: int) -> TensorRtBackend:
         """Return the backend, of a plan that was kept or a new one."""
