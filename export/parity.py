@@ -43,12 +43,11 @@ GATES = {
     # an estimate of what a GPU does, pessimistic by its separate rounding of what a GPU fuses:
     # a sharply trained ResNeXt50 gave 0.0053, where the logits are steep, and no label flipped
     ROUNDED: Gate(5e-2, 1e-3),
-    # 8 bits of mantissa move p by about 0.01 (random ResNet-18: 0.007); with 0.05 a label can
-    # only flip where the two best classes are less than 0.1 apart
-    "bfloat16": Gate(5e-2, 1e-3),
-    # 7 bits, and no exponent: the scores of a sharply trained ResNeXt50 moved by 0.1 to 0.9, as
-    # more or fewer layers were int8, with a ROC AUC that passed at 0.9 too and 4 % of the labels
-    # flipped. With 0.25 no label can flip whose probability is 0.75 or more
+    # ranks must stay, scores may move: where logits are steep, 8 bits of mantissa moved those of
+    # sharply trained ResNeXt50s by 0.02 and 0.06, and 7 bits without an exponent by 0.1 to 0.9,
+    # as more or fewer layers were int8, with a ROC AUC that passed at 0.9 too and 4 % of the
+    # labels flipped. With 0.25 no label can flip whose probability is 0.75 or more
+    "bfloat16": Gate(0.25, 1e-3),
     "int8": Gate(0.25, 1e-3),
 }
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stronglens.engine.errors import BackendError, InputError
 from stronglens.engine.preprocess import PreprocessSpec, prepare
-from stronglens.export.cutouts import spread, take_sample
+from stronglens.export.cutouts import spread, take_calibration, take_sample
 from stronglens.export.golden import make_golden, nasty, stack
 from stronglens.export.parity import GATES, Parity, Reference, auto_count, worst
 from stronglens.training.listing import Labelled, Listing
@@ -33,7 +33,12 @@ def reference(rng, n=60, golden=4):
 
 @pytest.mark.parametrize(
     ("precision", "dp", "auc"),
-    [("float32", 1e-4, 1.0), ("float16", 5e-3, 1e-3), ("bfloat16", 5e-2, 1e-3)],
+    [
+        ("float32", 1e-4, 1.0),
+        ("float16", 5e-3, 1e-3),
+        ("bfloat16", 0.25, 1e-3),
+        ("int8", 0.25, 1e-3),
+    ],
 )
 def test_gates_are_the_promised_ones(precision, dp, auc):
     assert parity(precision, dp, auc).passed
@@ -184,6 +189,42 @@ def test_class_without_a_usable_cutout_is_an_error(listing):
         np.save(each.path, np.zeros((8, 8)))
     with pytest.raises(InputError, match="no usable cutout of a"):
         take_sample(listing, SPEC, 6)
+
+
+def prepared(paths):
+    x_NHW = np.empty((len(paths), 8, 8), np.float32)
+    for path, x_HW in zip(paths, x_NHW, strict=True):
+        prepare(np.load(path), SPEC, x_HW)
+    return {x_HW.tobytes() for x_HW in x_NHW}
+
+
+def test_calibration_sees_training_cutouts_only_and_none_that_are_compared(listing, monkeypatch):
+    compared = take_sample(listing, SPEC, 12)
+    assert compared.origin["train"] == 6
+    found = {x_HW.tobytes() for x_HW in take_calibration(listing, SPEC, compared)}
+    training = {each.path for each in listing.train}
+    assert found == prepared(sorted(training - set(compared.paths)))
+    assert len(found) == 9
+    monkeypatch.setattr("stronglens.export.cutouts.CALIBRATION", 6)
+    few = take_calibration(listing, SPEC, compared)
+    assert len(few) == 6
+    assert {x_HW.tobytes() for x_HW in few} < found
+
+
+def test_calibration_takes_what_is_compared_where_there_is_nothing_else(listing):
+    compared = take_sample(listing, SPEC, 100)
+    found = {x_HW.tobytes() for x_HW in take_calibration(listing, SPEC, compared)}
+    assert found == prepared([each.path for each in listing.train])
+
+
+def test_calibration_without_a_training_cutout_is_an_error(listing):
+    compared = take_sample(listing, SPEC, 6)
+    with pytest.raises(InputError, match="calibrated on training cutouts, and the data set has"):
+        take_calibration(replace(listing, train=[]), SPEC, compared)
+    for each in listing.train:
+        np.save(each.path, np.zeros((8, 8)))
+    with pytest.raises(InputError, match="none of 15 training cutouts is usable"):
+        take_calibration(listing, SPEC, compared)
 
 
 def test_golden_batch_is_raw_prepared_and_scored(listing):
