@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ PEERS = {
 FULL_ONLY = {"torch_compiled"}
 """they take long to start, every round"""
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+DEVICES = ("cuda", "tensorrt") if count_gpus() else ("cpu",)
 RATE = re.compile(r"([\d,.]+) cutouts/s")
 
 
@@ -67,10 +69,10 @@ def peer(
 
 
 def lens_infer(
-    precision: str, bundle: Path, paths: list[str], folder: Path
+    device: str, precision: str, bundle: Path, paths: list[str], folder: Path
 ) -> tuple[Child, float, NDArray[np.float32]]:
     """Score the folder that all the files are in with the installed command."""
-    out, device = folder / "preds.csv", "cuda" if count_gpus() else "cpu"
+    out = folder / "preds.csv"
     options = ("--precision", precision, "--device", device, "--model", bundle, "--out", out)
     done = child("lens-infer", Path(paths[0]).parent, *options, may_fail=True)
     if done.error:
@@ -90,12 +92,12 @@ def contenders(
             absent.append(f"{name}: only with --full")
             continue
         found[key] = Contender(name, partial(peer, key, run, bundle.path, paths))
-    for precision in PRECISIONS:
-        if precision in bundle.manifest.parity:
-            once = partial(lens_infer, precision, bundle.path, paths)
-            found[precision] = Contender(f"lens-infer {precision}", once)
-        else:
-            absent.append(f"lens-infer {precision}: not in the bundle")
+    held = [precision for precision in PRECISIONS if precision in bundle.manifest.parity]
+    for device, precision in product(DEVICES, held):
+        once = partial(lens_infer, device, precision, bundle.path, paths)
+        key = f"{device} {precision}"
+        found[key] = Contender(f"lens-infer {precision}, {device}", once)
+    absent += [f"lens-infer {name}: not in the bundle" for name in PRECISIONS if name not in held]
     if not count_gpus():
-        absent.append("CUDA, for torch, timm, ONNX Runtime and lens-infer: no GPU")
+        absent.append("CUDA and TensorRT, for every contender: no GPU")
     return found, absent

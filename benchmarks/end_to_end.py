@@ -18,21 +18,27 @@ from typing import Any
 import click
 import waterfall
 from common import RESULTS, apart, roc_auc, skipped, table, truth, write_result
-from contenders import PRECISIONS, Contender, contenders
+from contenders import DEVICES, Contender, contenders
 from numpy.typing import NDArray
 
 from stronglens.engine.bundle import Bundle, load_bundle
 from stronglens.engine.machine import count_gpus
 
-STEPS = {
+CPU_STEPS = {
     "notebook": "the notebook's loop",
     "openvino": "OpenVINO, float32",
-    "float32": "lens-infer: its feed",
-    "bfloat16": "bfloat16",
-    "float16": "float16",
-    "int8": "int8",
+    "cpu float32": "lens-infer: its feed",
+    "cpu bfloat16": "bfloat16",
+    "cpu int8": "int8",
 }
-"""of the waterfall; on a GPU ONNX Runtime stands in for OpenVINO"""
+GPU_STEPS = {
+    "notebook": "the notebook's loop",
+    "onnxruntime": "ONNX Runtime, float32",
+    "cuda float32": "lens-infer: its feed",
+    "cuda float16": "float16",
+    "tensorrt float16": "TensorRT",
+    "tensorrt int8": "int8",
+}
 BESIDE = {"timm_way": "timm", "onnxruntime": "ONNX Runtime"}
 """peers that the README names"""
 NAMES = {"resnext50": "ResNeXt50", "resnet18": "lens finder"}
@@ -82,10 +88,10 @@ def row(one: Contender, verdict: Verdict) -> list[str]:
 def in_words(verdicts: dict[str, Verdict]) -> str:
     """Return the README's figure: every precision of lens-infer, then some peers."""
     ours = [
-        f"{precision} {v.ratio:.1f} times ({v.rate:,.0f} cutouts/s, max |Δp| {v.max_dp:.1e}, "
-        f"{v.flips} labels changed, ROC AUC {v.auc:.4f})"
-        for precision, v in verdicts.items()
-        if precision in PRECISIONS
+        f"{key.removeprefix('cpu ')} {v.ratio:.1f} times ({v.rate:,.0f} cutouts/s, "
+        f"max |Δp| {v.max_dp:.1e}, {v.flips} labels changed, ROC AUC {v.auc:.4f})"
+        for key, v in verdicts.items()
+        if key.startswith(DEVICES)
     ]
     peers = [
         f"{name} {verdicts[key].ratio:.1f} times" for key, name in BESIDE.items() if key in verdicts
@@ -97,9 +103,7 @@ def in_words(verdicts: dict[str, Verdict]) -> str:
 
 def draw(name: str, title: str, verdicts: dict[str, Verdict]) -> str:
     """Draw the waterfall and return its line of Markdown."""
-    labels = dict(STEPS)
-    if count_gpus():
-        labels = {"notebook": labels.pop("notebook"), "onnxruntime": "ONNX Runtime"} | labels
+    labels = GPU_STEPS if count_gpus() else CPU_STEPS
     steps = [
         waterfall.Step(label, v.rate, v.ratio, v.max_dp, v.auc)
         for key, label in labels.items()
