@@ -97,6 +97,7 @@ def _open_and_replay(
         threads=config.threads,
         batch_size=config.batch_size,
         say=lambda line: say(f"{line}\n", stderr),
+        check=check,
     )
     check()
     replay(bundle, backend)
@@ -107,9 +108,9 @@ def _open_and_replay(
 def auto_workers(device: str, cores: int) -> int:
     """Return how many threads feed the model.
 
-    One thread prepares some 20,000 cutouts a second, which no CPU can score; the second hides
-    the waits of slow storage. Beside a GPU the cores have nothing else to do, but beyond a few
-    threads Python's lock takes back what they give.
+    One thread prepares tens of thousands of cutouts a second, more than any CPU can score; the
+    second hides the waits of slow storage. Beside a GPU a few more hide longer ones: the cores
+    have nothing else to do.
     """
     return 2 if device == "cpu" else max(2, min(4, cores))
 
