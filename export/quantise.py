@@ -193,9 +193,10 @@ def _scale_and_zero(name: str, scale: Floats) -> list[onnx.TensorProto]:
     ]
 
 
-def _dequantise(name: str, inputs: list[str], **attributes: int) -> onnx.NodeProto:
+def _dequantise(name: str, inputs: list[str], axis: int | None = None) -> onnx.NodeProto:
+    outputs = [name + DEQUANTISED]
     return helper.make_node(
-        "DequantizeLinear", [name + INT8, *inputs], [name + DEQUANTISED], name + "_DQ", **attributes
+        "DequantizeLinear", [name + INT8, *inputs], outputs, name + "_DQ", axis=axis
     )
 
 
@@ -209,7 +210,8 @@ def _convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def _layer(conv: onnx.NodeProto) -> str:
-    return conv.input[1].removeprefix(BODY).removesuffix(".weight")
+    name: str = conv.input[1]
+    return name.removeprefix(BODY).removesuffix(".weight")
 
 
 def _read_as_int8(

@@ -69,8 +69,12 @@ def measure(content: bytes, names: Sequence[str], x_NHW: Floats) -> dict[str, Hi
     )
     found = {name: Histogram() for name in names}
     for start in range(0, len(x_NHW), BATCH):
-        values = session.run(list(names), {"x": x_NHW[start : start + BATCH]})
-        for histogram, each in zip(found.values(), values, strict=True):
+        # no name holds the values, so they are freed before the next
+        for histogram, each in zip(
+            found.values(),
+            session.run(list(names), {"x": x_NHW[start : start + BATCH]}),
+            strict=True,
+        ):
             histogram.add(each)
     return found
 

@@ -63,17 +63,18 @@ def _range(found: Sequence[Parity]) -> list[str]:
 
 def _calibration(found: Sequence[Parity]) -> list[str]:
     return [
-        f"{each.precision} scales by {each.calibration} over {each.calibrated_on:,} training "
-        f"cutouts; float32 stay the head, {_kept(each)}"
+        f"{each.precision} has its scales by {each.calibration} over {each.calibrated_on:,} "
+        f"training cutouts; in float32 stay the head, {_kept(each.float_layers)}"
+        + (", all sums" if each.float_sums else "")
         for each in found
-        if each.float_layers is not None
+        if each.float_layers
     ]
 
 
-def _kept(each: Parity) -> str:
-    layers = each.float_layers or []
-    sums = ", all sums" if each.float_sums else ""
-    return f"{len(layers)} convolutions ({', '.join(dict.fromkeys((layers[0], layers[-1])))}){sums}"
+def _kept(layers: list[str]) -> str:
+    if len(layers) == 1:
+        return f"the first convolution ({layers[0]})"
+    return f"the first {len(layers)} convolutions ({layers[0]} to {layers[-1]})"
 
 
 def _meaning(bundle: Bundle) -> list[str]:
