@@ -34,7 +34,8 @@ TOP = 127
 """largest step either side of 0"""
 CALIBRATIONS = {"min-max": 100.0, "percentile 99.999": 99.999, "percentile 99.99": 99.99}
 """percent of a tensor's values that its scale reaches; what is beyond is clipped. No entropy
-calibration: it clips at what most pixels hold, the sky, and lost every lens (ROC AUC 0.5)"""
+calibration: it clips near what most pixels hold, the sky (a sketch of it took a trained ResNeXt50's
+ROC AUC from 0.9998 to 0.5)"""
 REMEDIES = ((0.0, True), (1 / 8, True), (1 / 8, False), (1 / 4, False), (1 / 2, False))
 """which share of the convolutions, the first ones, stay float32, and whether the shortcuts of sums
 are int8; the fastest first. The first layers do most of the harm, as their maps are still images,

@@ -12,8 +12,9 @@ from stronglens.engine.errors import BackendError, ConfigError
 from stronglens.engine.machine import count_gpus, cpu_flags, usable_cores
 
 INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
-"""Instruction sets with which int8 ran 1.6 to 1.8 times as fast as bfloat16. Without them int8 is
-used only when asked for: x86's older byte products may saturate, and no ARM was measured."""
+"""Instruction sets with which int8 ran 1.3 to 1.7 times as fast as bfloat16, by how much of the net
+is int8. Without them it is used only when asked for: x86's older byte products may saturate, and
+no ARM was measured."""
 
 
 class Backend(Protocol):
