@@ -10,6 +10,7 @@ import enum
 import json
 import re
 import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,13 @@ def load(version, gpu):
     """Return a module like tensorrt of a version, on a `FakeCuda`."""
     api = json.loads((API / f"{version}.json").read_text())
     trt = types.ModuleType("tensorrt")
+    trt.__spec__ = ModuleSpec("tensorrt", None)  # torch looks for it
     trt.__version__, trt.gpu, trt.log = api["version"], gpu, []
     trt.fail = {}
     """what a call returns instead, and what it logs: {"Class.method": (value, words)}"""
     trt.information = {"Layers": []}
+    trt.steps = 3
+    """after which a build asks whether to go on"""
     for name, members in api["enums"].items():
         setattr(trt, name, enum.Enum(name, members, type=_Intable))
     for name, members in api["classes"].items():
@@ -129,6 +133,11 @@ class Log(Behaviour):
         pass
 
 
+class ProgressMonitor(Behaviour):
+    def __init__(self):
+        pass
+
+
 class Builder(Behaviour):
     def __init__(self, logger):
         assert isinstance(logger, self.trt.ILogger)
@@ -153,6 +162,9 @@ class Builder(Behaviour):
         batch = [shape[0] for shape in profile._shapes["x"]]
         if batch[-1] > self.trt.gpu.largest_build:
             return self._say("Error Code 2: OutOfMemory (Requested size was 9 bytes.)")
+        for step in range(self.trt.steps):
+            if not config.progress_monitor.step_complete("Timing tactics", step):
+                return self._say("Error Code 7: BuildCanceled (Build canceled by user)")
         about = {"version": self.trt.__version__, "gpu": self.trt.gpu.name, "batch": batch}
         content = json.dumps(about).encode() + b"\n" + network._model
         return self._make("IHostMemory", _content=content)
@@ -349,7 +361,8 @@ class Context(Behaviour):
 
 
 BEHAVIOURS = {
-    "ILogger": Log, "Builder": Builder, "INetworkDefinition": Network, "ITensor": Tensor,
+    "ILogger": Log, "IProgressMonitor": ProgressMonitor, "Builder": Builder,
+    "INetworkDefinition": Network, "ITensor": Tensor,
     "OnnxParser": Parser, "ParserError": ParserError, "IBuilderConfig": Config,
     "IOptimizationProfile": Profile, "ITimingCache": TimingCache, "IHostMemory": HostMemory,
     "Runtime": Runtime, "ICudaEngine": Engine, "EngineInspector": Inspector,

@@ -128,6 +128,20 @@ def test_batches_the_wrong_way_round(trt):
         build_plan(trt, tiny_model.graph(), batch=(4, 2, 1))
 
 
+def test_a_build_can_be_stopped(trt):
+    calls = []
+
+    def check():
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_plan(trt, tiny_model.graph(), check=check)
+    assert len(calls) == 2
+    assert build_plan(trt, tiny_model.graph(), check=lambda: None).plan
+
+
 def test_memory_that_runs_out_is_told_from_other_failures(trt):
     trt.gpu.largest_build = 16
     with pytest.raises(OutOfMemoryError, match="OutOfMemory"):

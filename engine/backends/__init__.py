@@ -51,6 +51,7 @@ def open_backend(
     threads: int = AUTO,
     batch_size: int = AUTO,
     say: Callable[[str], None] = lambda line: None,
+    check: Callable[[], None] = lambda: None,
 ) -> Backend:
     """Load the bundle's model where it runs fastest, or where it was asked to run.
 
@@ -65,6 +66,7 @@ def open_backend(
         threads: of the model on the CPU; 0: all cores.
         batch_size: cutouts given at once; 0: what suits the device.
         say: gets a line before what takes minutes.
+        check: called meanwhile; what it raises stops it.
 
     Raises:
         ConfigError: no such device or precision.
@@ -77,7 +79,9 @@ def open_backend(
     if device == "tensorrt":
         from stronglens.engine.backends.tensorrt_open import open_tensorrt
 
-        return open_tensorrt(bundle, precision=precision, batch_size=batch_size, say=say)
+        return open_tensorrt(
+            bundle, precision=precision, batch_size=batch_size, say=say, check=check
+        )
     if device == "cuda":
         return _open_cuda(bundle, precision, batch_size)
     note = "cpu as asked" if device == "cpu" else "no GPU was found"

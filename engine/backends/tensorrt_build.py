@@ -5,6 +5,7 @@ have the names that are used here. How precisely a plan computes is in the graph
 else: the flags for it were removed in 10.16, and a build that looked for them would be float32.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,7 @@ def build_plan(
     *,
     batch: tuple[int, int, int] = BATCH,
     timing: bytes = b"",
+    check: Callable[[], None] = lambda: None,
 ) -> Built:
     """Compile a graph with an input x (batch, H, W) and an output prob (batch, K), both float32.
 
@@ -44,6 +46,7 @@ def build_plan(
         onnx: the graph, weights inside; its types are the plan's.
         batch: fewest, usual and most cutouts at once.
         timing: an earlier `Built.timing`; one from elsewhere is ignored.
+        check: called many times; what it raises stops the build and is raised here.
 
     Raises:
         OutOfMemoryError: the GPU is too small for so many cutouts.
@@ -64,7 +67,11 @@ def build_plan(
         profile.set_shape("x", *((n, *side_HW) for n in batch))
         if config.add_optimization_profile(profile) < 0:
             raise failure(trt, f"TensorRT refuses batches of {batch}")
-        plan = _made(trt, builder.build_serialized_network(network, config))
+        config.progress_monitor = monitor = _monitor(trt, check)
+        plan = builder.build_serialized_network(network, config)
+        if monitor.raised is not None:
+            raise monitor.raised
+        _made(trt, plan)
         return Built(bytes(plan), bytes(config.get_timing_cache().serialize()))
 
 
@@ -81,6 +88,36 @@ def _configure(trt: Any, config: Any, timing: bytes) -> None:
     for measured in (timing, b""):
         if config.set_timing_cache(config.create_timing_cache(measured), ignore_mismatch=False):
             return
+
+
+def _monitor(trt: Any, check: Callable[[], None]) -> Any:
+    """Return what TensorRT asks, at each step of a build, whether to go on.
+
+    It is also when Python gets to handle a signal.
+    """
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Stops the build when `check` raises."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.raised: BaseException | None = None
+
+        def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
+            """Do nothing."""
+
+        def phase_finish(self, phase_name: str) -> None:
+            """Do nothing."""
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            """Return whether to go on."""
+            try:
+                check()
+            except BaseException as err:  # it must not pass through TensorRT
+                self.raised = err
+            return self.raised is None
+
+    return Monitor()
 
 
 def _check(network: Any) -> tuple[int, int]:

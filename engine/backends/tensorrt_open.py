@@ -32,6 +32,7 @@ def open_tensorrt(
     precision: str = "auto",
     batch_size: int = AUTO,
     say: Say,
+    check: Callable[[], None] = lambda: None,
 ) -> TensorRtBackend:
     """Load the plan for this GPU; build, check and keep it where there is none yet.
 
@@ -41,6 +42,7 @@ def open_tensorrt(
             parity check, else float32.
         batch_size: cutouts in the batches to come; 0: what fits.
         say: gets a line before what takes minutes, and one after it.
+        check: called meanwhile; what it raises stops it.
 
     Raises:
         BackendError: TensorRT, cuda-python or a GPU is missing; the plan cannot be built, or
@@ -50,7 +52,7 @@ def open_tensorrt(
     precision, why = choose_precision(precision, set(bundle.manifest.parity))
     bundle.graph(precision)  # before the minutes
     trt, cuda = load_tensorrt(), load_gpu()
-    return Target(trt, cuda, bundle, precision, why, say).open(batch_size)
+    return Target(trt, cuda, bundle, precision, why).open(batch_size, say, check)
 
 
 def describe_tensorrt(bundle: Bundle) -> str:
@@ -60,7 +62,7 @@ def describe_tensorrt(bundle: Bundle) -> str:
         BackendError: it could not.
     """
     precision, why = choose_precision("auto", set(bundle.manifest.parity))
-    target = Target(load_tensorrt(), load_gpu(), bundle, precision, why, lambda line: None)
+    target = Target(load_tensorrt(), load_gpu(), bundle, precision, why)
     plan = "its plan is kept" if target.is_kept() else "the first run builds the plan, for minutes"
     return f"{precision} ({why}); {plan}"
 
@@ -116,12 +118,10 @@ def load_gpu() -> Cuda:
 class Target:
     """A graph of a bundle, this GPU and this TensorRT: what a plan is for."""
 
-    def __init__(
-        self, trt: Any, cuda: Cuda, bundle: Bundle, precision: str, why: str, say: Say
-    ) -> None:
+    def __init__(self, trt: Any, cuda: Cuda, bundle: Bundle, precision: str, why: str) -> None:
         """Take what was loaded and chosen; nothing is built."""
         self._trt, self._cuda, self._bundle = trt, cuda, bundle
-        self._precision, self._why, self._say = precision, why, say
+        self._precision, self._why = precision, why
         self._gpu = gpu_name(GPU)
         attributes = cuda.cudaDeviceAttr
         major, minor = (
@@ -141,7 +141,7 @@ class Target:
         """Return whether there is a plan."""
         return any(recall(self._key(profile)) for profile in _profiles())
 
-    def open(self, batch_size: int) -> TensorRtBackend:
+    def open(self, batch_size: int, say: Say, check: Callable[[], None]) -> TensorRtBackend:
         """Return the backend, of a plan that was kept or a new one."""
         for profile in _profiles():
             if plan := recall(self._key(profile)):
@@ -150,16 +150,16 @@ class Target:
                 except OutOfMemoryError:
                     raise
                 except BackendError as err:
-                    self._say(f"the plan that was kept does not load: {err}")
-        return self._build(batch_size)
+                    say(f"the plan that was kept does not load: {err}")
+        return self._build(batch_size, say, check)
 
-    def _build(self, batch_size: int) -> TensorRtBackend:
-        self._say(
+    def _build(self, batch_size: int, say: Say, check: Callable[[], None]) -> TensorRtBackend:
+        say(
             f"building the TensorRT plan for {self._precision} on {self._gpu}: takes minutes, "
             "once for this GPU, model and TensorRT"
         )
         begin = time.perf_counter()
-        profile, built = self._compile()
+        profile, built = self._compile(say, check)
         backend = self._load(built.plan, batch_size)
         try:
             figures = check_plan(backend, self._bundle)
@@ -168,20 +168,21 @@ class Target:
             raise
         seconds = time.perf_counter() - begin
         kept = _keep([(self._key(profile), built.plan), (self._timing_key(), built.timing)])
-        self._say(f"built and checked in {seconds:.0f} s ({figures}); {kept}")
+        say(f"built and checked in {seconds:.0f} s ({figures}); {kept}")
         return backend
 
-    def _compile(self) -> tuple[Profile, Built]:
+    def _compile(self, say: Say, check: Callable[[], None]) -> tuple[Profile, Built]:
         """Build for the usual number of cutouts at once, or for as many as fit."""
         graph = self._bundle.graph(self._precision).read_bytes()
         timing = recall(self._timing_key()) or b""
         for profile in _profiles():
             try:
-                return profile, build_plan(self._trt, graph, batch=profile, timing=timing)
+                built = build_plan(self._trt, graph, batch=profile, timing=timing, check=check)
+                return profile, built
             except OutOfMemoryError as err:
                 if profile[-1] == 1:
                     raise
-                self._say(f"{err}: trying half of {profile[-1]} cutouts at once")
+                say(f"{err}: trying half of {profile[-1]} cutouts at once")
         raise AssertionError("there is always a profile")
 
     def _load(self, plan: bytes, batch_size: int) -> TensorRtBackend:
