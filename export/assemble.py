@@ -27,6 +27,7 @@ from stronglens.export.parity import (
 from stronglens.export.quantise import find_int8
 from stronglens.export.report import report
 from stronglens.export.to_onnx import to_onnx
+from stronglens.export.to_tensorrt import build_plans, require_tensorrt
 from stronglens.training.checkpoint import Run, load_run, newest_run, versions
 from stronglens.training.listing import Listing, list_dataset
 from stronglens.training.models import LensFinder
@@ -47,6 +48,8 @@ class Order:
     """None: where the run found its data"""
     half: bool = False
     int8: bool = False
+    tensorrt: bool = False
+    """also build plans for this machine's GPU"""
     count: int = 0
     """cutouts to compare on; 0: chosen by what the net costs"""
 
@@ -60,6 +63,8 @@ def export(order: Order, say: Say) -> str:
     run = load_run(order.run or newest_run())
     out = order.out or Path("bundles", run.config.task)
     _check_out(out)
+    if order.tensorrt:
+        require_tensorrt()
     served = serving(run.net)
     listing = _list_data(order, run)
     sample = _take_sample(order, run, served, listing)
@@ -92,6 +97,8 @@ def export(order: Order, say: Say) -> str:
         versions=_versions(run),
         parity={each.precision: each.to_dict() | {"from": sample.origin} for each in found},
     )
+    if order.tensorrt:
+        remarks = [*remarks, *build_plans(bundle, say)]
     return report(bundle, found, remarks)
 
 

@@ -34,6 +34,11 @@ class Count(click.ParamType[int]):
     "--int8", is_flag=True, help="Also an int8 graph, for CPUs, calibrated on training cutouts."
 )
 @click.option(
+    "--tensorrt",
+    is_flag=True,
+    help="Also build and check TensorRT's plans, for the GPU of this machine.",
+)
+@click.option(
     "--data",
     type=click.Path(path_type=Path),
     help="Cutouts to compare on, laid out as for lens-train.  [default: the run's own]",
@@ -47,7 +52,13 @@ class Count(click.ParamType[int]):
     help="How many cutouts to compare on; auto: 256 to 2,000, by what the net costs.",
 )
 def main(
-    run: Path | None, out: Path | None, half: bool, int8: bool, data: Path | None, count: int
+    run: Path | None,
+    out: Path | None,
+    half: bool,
+    int8: bool,
+    tensorrt: bool,
+    data: Path | None,
+    count: int,
 ) -> None:
     """Export RUN (the newest under runs/) as a bundle that lens-infer serves.
 
@@ -59,7 +70,7 @@ def main(
     from stronglens.engine.errors import LensError
     from stronglens.export.assemble import Order, export  # torch loads only when needed
 
-    order = Order(run=run, out=out, data=data, half=half, int8=int8, count=count)
+    order = Order(run=run, out=out, data=data, half=half, int8=int8, tensorrt=tensorrt, count=count)
     try:
         click.echo(export(order, lambda line: click.echo(line, err=True)))
     except LensError as err:
