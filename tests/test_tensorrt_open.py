@@ -222,7 +222,9 @@ def test_what_the_inspector_does_not_tell_is_said():
     assert count_convolutions(json.dumps(HALF_LAYERS)) == (2, 1, 0)
     other = [{"LayerType": "conv", "Inputs": [{"Format/Datatype": "Int8"}]}, "conv2 + relu", "pool"]
     assert count_convolutions(json.dumps({"Layers": other})) == (0, 0, 2)
-    assert count_convolutions("{}") == (0, 0, 0)
+    for nothing in ("{}", "", '{"Layers": [nan'):
+        assert count_convolutions(nothing) == (0, 0, 0)
+    assert count_convolutions('{"Layers": [{"LayerType": "CaskConvolution"}]}') == (0, 0, 1)
 
 
 def test_a_gpu_too_small_for_the_usual_batch(one, bundle):

@@ -102,11 +102,15 @@ def count_convolutions(information: str) -> tuple[int, int, int]:
             verbosity is DETAILED.
     """
     counts = [0, 0, 0]
-    for layer in json.loads(information).get("Layers", []):
+    try:
+        layers = json.loads(information).get("Layers", [])
+    except ValueError:  # this only explains: that the numbers agree is checked before
+        return 0, 0, 0
+    for layer in layers:
         if not isinstance(layer, dict):  # less than DETAILED: only a name
             counts[2] += "conv" in str(layer).lower()
         elif "conv" in f"{layer.get('LayerType')} {layer.get('ParameterType')}".lower():
-            types = " ".join(str(each.get("Format/Datatype")) for each in layer["Inputs"])
+            types = " ".join(str(each.get("Format/Datatype")) for each in layer.get("Inputs", []))
             counts[0 if HALF.search(types) else 1 if SINGLE.search(types) else 2] += 1
     half, single, unknown = counts
     return half, single, unknown

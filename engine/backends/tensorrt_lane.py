@@ -70,8 +70,8 @@ class Lane:
             addresses[name] = self._allocate(4 * math.prod(shape))
             if not context.set_tensor_address(name, addresses[name]):
                 raise failure(trt, f"TensorRT refuses the memory for {name}")
-        scratch = context.update_device_memory_size_for_shapes()
-        context.set_device_memory(self._allocate(scratch), scratch)
+        if scratch := context.update_device_memory_size_for_shapes():
+            context.set_device_memory(self._allocate(scratch), scratch)
         self._x, self._prob = addresses["x"], addresses["prob"]
         self.side_HW = tuple(context.get_tensor_shape("x"))[1:]
         self.num_classes = tuple(context.get_tensor_shape("prob"))[1]
@@ -80,9 +80,7 @@ class Lane:
         return context
 
     def _allocate(self, size: int) -> int:
-        """Return the address of so many bytes on the GPU; 0 where none are needed."""
-        if not size:
-            return 0
+        """Return the address of so many bytes on the GPU."""
         return int(self._hold(self._cuda.cudaMalloc(size), self._cuda.cudaFree))
 
     def _hold(self, thing: Any, give_back: Any) -> Any:
