@@ -12,16 +12,20 @@ RESNEXT := demo/runs/resnext50 demo/bundles/resnext50
 REAL := benchmarks/work/resolution/224_4
 FINDER := demo/runs/lensfinding demo/bundles/lensfinding
 
-.PHONY: demo test test-all bench bench-full bench-real format lint types clean
+.PHONY: demo test test-all test-gpu bench bench-full bench-real format lint types clean
 
 demo: $(INSTALLED)
 	PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/demo.sh
 
 test: lint types
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -rs -m "not slow and not gpu"
 
 test-all: lint types
-	$(BIN)/python -m pytest --durations=15
+	$(BIN)/python -m pytest -rs -m "not gpu" --durations=15
+
+# parity, throughput, overlap, NaN and memory; without a GPU each test says that it is skipped
+test-gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -m gpu -rs -s tests/gpu
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check $(CODE)

@@ -44,7 +44,7 @@ def make_net(config):
             layer.running_mean.normal_(0, 0.1)
             layer.running_var.uniform_(0.5, 2)
     # far apart, or the order of near ties would be all that the ROC AUC shows
-    head = net.head if config.task == "lensfinding" else net.head[1]
+    head = next(layer for layer in net.head.modules() if isinstance(layer, nn.Linear))
     with torch.no_grad():
         head.weight.normal_(std=1.0)
     return net.eval()
@@ -62,13 +62,13 @@ def write_predictions(run, config, net):
             table.writerow([Path(path).relative_to(root).as_posix(), "", *prob_K.tolist(), ""])
 
 
-def write_run(run, data, name):
+def write_run(run, data, name, recipe="quick"):
     """Write what lens-train leaves behind, with a net that was never trained."""
     task = TASKS[name]
     config = RunConfig(
         task=name,
         classes=list(task.classes),
-        recipe=task.recipes["quick"],
+        recipe=task.recipes[recipe],
         preprocess=PreprocessSpec(mode=task.preprocess.mode, size=SIDES[name]),
         data={"path": str(data), "simulated": True},
         weights={},
