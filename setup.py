@@ -35,10 +35,21 @@ REQUIRES = [
     "torchvision>=0.24",
 ]
 
+# NVIDIA's real parser and builder, on a CPU: bindings from one package, their libraries from
+# another. Neither requires anything, so onnxruntime-gpu stays as it is.
+RTX_WHEELS = "sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.15'"
+RTX = [
+    f"tensorrt-rtx-cu13-bindings==1.7.1.116; {RTX_WHEELS}",
+    f"onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0; {RTX_WHEELS}",
+]
+
 EXTRAS = {
     "bench": ["timm>=1.0"],
-    # 11.x on PyPI is a stub that fetches its libraries from NVIDIA's own index
-    "tensorrt": ["tensorrt>=10.13,<12"],
+    "tensorrt": [
+        "cuda-bindings>=12.9",  # of cuda-python, whose other parts are not needed
+        "tensorrt>=10.13,<12",  # 11.x on PyPI is a stub that fetches its libraries elsewhere
+    ],
+    "tensorrt-rtx": RTX,
     "test": [
         "hypothesis>=6.120",
         "lenstronomy>=1.12",
@@ -46,6 +57,7 @@ EXTRAS = {
         "pytest>=8.3",
         "ruff==0.17.6",
         "scipy-stubs>=1.14",
+        *RTX,
     ],
 }
 
