@@ -15,6 +15,11 @@ SLICE = 4
 """Cutouts that one inference takes. Shapes are then fixed, so a cutout's probabilities do not
 depend on the batch size; 1 to 32 ran equally fast within a tenth, 4 the fastest in int8
 (benchmarks/results/backends.md)."""
+THREADS_PER_MODEL = 4
+"""of an int8 graph, which is loaded once for each so many threads, one load after the other, with
+one stream each. Where OpenVINO 2026.4 prepared an int8 graph for two streams, it prepared them
+side by side, and 7 of 160 were spoilt: every probability wrong, until it was loaded anew. With
+one stream none of 200 was, nor one of 200 in float32 and bfloat16 with two."""
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
 
 
@@ -75,25 +80,29 @@ class OpenVinoBackend:
         ov = load_openvino()
         self.device, self.precision = "cpu", precision
         self.hint = HINTS[between or precision]
+        alone = precision == "int8"
+        models = max(1, threads // THREADS_PER_MODEL) if alone else 1
         config = {
             # as many streams as OpenVINO finds best for the net and the processor
-            "PERFORMANCE_HINT": "THROUGHPUT",
+            **({"NUM_STREAMS": "1"} if alone else {"PERFORMANCE_HINT": "THROUGHPUT"}),
             "INFERENCE_PRECISION_HINT": self.hint,
-            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_NUM_THREADS": threads // models,
             # the cores may be shared: with the feed, with other containers that count from core 0
             "ENABLE_CPU_PINNING": False,
         }
         try:
             core = ov.Core()
+            model = _only_prob(core.read_model(graph))
             # No CACHE_DIR: it saves 0.03 s of 0.2 s, for 90 MB of the user's disk a model.
-            compiled = core.compile_model(_only_prob(core.read_model(graph)), "CPU", config)
-            streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-            self._queue: Any = ov.AsyncInferQueue(compiled, streams)
+            compiled = [core.compile_model(model, "CPU", config) for _ in range(models)]
+            # 0: as many requests as streams
+            self._queues: list[Any] = [ov.AsyncInferQueue(each, 0) for each in compiled]
         except RuntimeError as err:
             raise BackendError(f"OpenVINO cannot load {graph}: {err}") from err
         self._tensor = ov.Tensor
-        self._side_HW = tuple(compiled.input(0).shape)[1:]
-        self._num_classes = compiled.output(0).shape[1]
+        self._side_HW = tuple(model.input(0).shape)[1:]
+        self._num_classes = model.output(0).shape[1]
+        streams = sum(map(len, self._queues))
         self.batch_size = batch_size or max(64, 4 * SLICE * streams)
         cpu = core.get_property("CPU", "FULL_DEVICE_NAME").strip()
         plural = "s" if threads > 1 else ""
@@ -118,22 +127,25 @@ class OpenVinoBackend:
             part_BK = prob_BK[start : start + SLICE]
             part_BK[:] = request.get_output_tensor(0).data[: len(part_BK)]
 
-        self._queue.set_callback(collect)
+        for queue in self._queues:
+            queue.set_callback(collect)
         # Held to the end: a shared tensor does not keep its memory alive.
         slices = [_full(x_BHW, start) for start in range(0, len(x_BHW), SLICE)]
         try:
             try:
                 for i, part_BHW in enumerate(slices):
-                    self._queue.start_async(self._tensor(part_BHW, shared_memory=True), i * SLICE)
+                    queue = self._queues[i % len(self._queues)]
+                    queue.start_async(self._tensor(part_BHW, shared_memory=True), i * SLICE)
             finally:  # whatever happens: requests still read the slices
-                self._queue.wait_all()
+                for queue in self._queues:
+                    queue.wait_all()
         except RuntimeError as err:
             raise BackendError(f"OpenVINO failed: {err}") from err
         return prob_BK
 
     def close(self) -> None:
         """Free the model."""
-        self._queue = None
+        self._queues = []
 
 
 def _only_prob(model: Any) -> Any:
