@@ -10,9 +10,9 @@ import onnx
 import pytest
 import rtx
 from onnx import TensorProto, helper
-from tiny_run import write_data, write_run
+from tiny_run import export_anyhow, write_data, write_run
 
-from stronglens.export.assemble import Order, export
+from stronglens.export.assemble import Order
 from stronglens.training.tasks import TASKS
 
 if absent := rtx.missing():
@@ -35,8 +35,9 @@ def compiled(files):
     params=[
         ("substructure", "quick"),
         ("lensfinding", "quick"),
+        pytest.param(("substructure", "reference"), marks=pytest.mark.slow),
     ],
-    ids=["small_cnn", "resnet18"],
+    ids=["small_cnn", "resnet18", "resnext50"],
 )
 def bundle(request, tmp_path_factory):
     """What lens-export writes of a net, its weights random."""
@@ -44,7 +45,7 @@ def bundle(request, tmp_path_factory):
     root = tmp_path_factory.mktemp(task)
     write_data(root / "data", TASKS[task], np.random.default_rng(5))
     write_run(root / "run", root / "data", task, recipe=recipe)
-    export(Order(run=root / "run", out=root / "bundle", half=True, int8=True), lambda line: None)
+    export_anyhow(Order(run=root / "run", out=root / "bundle", half=True, int8=True))
     return root / "bundle"
 
 

@@ -5,12 +5,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from stronglens.engine.preprocess import PreprocessSpec
+from stronglens.export.assemble import export
 from stronglens.export.cutouts import take_sample
 from stronglens.export.graph import run_graph, serving
+from stronglens.export.parity import Parity
 from stronglens.training.checkpoint import RunConfig, save_weights, versions
 from stronglens.training.listing import list_dataset
 from stronglens.training.method import method_of
@@ -50,6 +53,25 @@ def make_net(config):
     return net.eval()
 
 
+@torch.no_grad()
+def settle(net, config):
+    """Let a deep classifier tell cutouts apart: with random statistics it says the same of all."""
+    listing = list_dataset(TASKS[config.task], Path(config.data["path"]), seed=42, val_fraction=0.1)
+    x_NHW = take_sample(listing, config.preprocess, len(listing.val)).x_NHW
+    graph = serving(net).graph
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    graph.train()(torch.from_numpy(x_NHW))
+    head = next(layer for layer in net.head.modules() if isinstance(layer, nn.Linear))
+    head.weight.normal_(std=0.01)
+    head.bias.zero_()
+    logit_NK = np.log(run_graph(graph.eval(), x_NHW)[0])
+    scale = 0.25 / float(logit_NK.std(axis=0).mean())
+    head.weight *= scale
+    head.bias.copy_(torch.from_numpy(-scale * logit_NK.mean(axis=0)))
+
+
 def write_predictions(run, config, net):
     listing = list_dataset(TASKS[config.task], Path(config.data["path"]), seed=42, val_fraction=0.1)
     sample = take_sample(listing, config.preprocess, len(listing.val))
@@ -77,9 +99,18 @@ def write_run(run, data, name, recipe="quick"):
         versions=versions() | {"torch": "0.1"},
     )
     net = make_net(config)
+    if recipe != "quick":
+        settle(net, config)
     run.mkdir(parents=True)
     (run / "config.json").write_text(config.to_json())
     save_weights(run / "model.safetensors", net)
     write_predictions(run, config, net)
     (run / "metrics.json").write_text(json.dumps({"accuracy": 0.5}))
     return config
+
+
+def export_anyhow(order):
+    """Export also what misses a gate: rounding sways a deep net of random weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Parity, "passed", True)
+        export(order, lambda line: None)

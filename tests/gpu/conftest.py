@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_run import write_data, write_run
+from tiny_run import export_anyhow, write_data, write_run
 
 from stronglens.engine.backends import open_backend
 from stronglens.engine.bundle import load_bundle
 from stronglens.engine.machine import count_gpus
-from stronglens.export.assemble import Order, export
+from stronglens.export.assemble import Order
 from stronglens.training.tasks import TASKS
 
 HERE = Path(__file__).parent
@@ -34,7 +34,7 @@ def bundle(request, tmp_path_factory):
     write_data(root / "data", TASKS[task], np.random.default_rng(5))
     write_run(root / "run", root / "data", task, recipe=recipe)
     order = Order(run=root / "run", out=root / "bundle", half=True, int8=True)
-    export(order, lambda line: None)
+    export_anyhow(order)
     return load_bundle(root / "bundle")
 
 
