@@ -18,8 +18,8 @@ depend on the batch size; 1 to 32 ran equally fast within a tenth, 4 the fastest
 THREADS_PER_MODEL = 4
 """of an int8 graph, which is loaded once for each so many threads, one load after the other, with
 one stream each. Where OpenVINO 2026.4 prepared an int8 graph for two streams, it prepared them
-side by side, and 7 of 160 were spoilt: every probability wrong, until it was loaded anew. With
-one stream none of 200 was, nor one of 200 in float32 and bfloat16 with two."""
+side by side, and 8 of 200 were spoilt: every probability wrong, until it was loaded anew. With
+one stream none of 200 was, nor one of 240 in float32 and bfloat16 with two."""
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
 
 
