@@ -57,9 +57,7 @@ def graph(nan_above=None, size=SIZE):
     return model.SerializeToString()
 
 
-def make_bundle(
-    path, *, onnx_bytes=None, parity=None, golden=None, classes=CLASSES, files=None
-):
+def make_bundle(path, *, onnx_bytes=None, parity=None, golden=None, classes=CLASSES, files=None):
     """Write a bundle that holds the net; its golden batch is right unless one is given."""
     return write_bundle(
         path,
