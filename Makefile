@@ -37,7 +37,7 @@ types: $(INSTALLED)
 	ln -sfn ../../../engine ../../../training ../../../export build/types/stronglens/
 	MYPYPATH=build/types $(BIN)/mypy -p stronglens
 
-# bench: about ten minutes on two cores, on what the demo left. bench-full: about an hour, with
+# bench: about twenty minutes on two cores, on what the demo left. bench-full: about an hour, with
 # what starts slowly, more files and rounds, the simulator, and the net that resolution.py trained
 # on real cutouts, where it has. Both make the README's table anew
 bench bench-full: $(BENCH) $(DEMO)
