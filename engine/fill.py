@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stronglens.engine.batches import Flag
+from stronglens.engine.compiled import compiled
 from stronglens.engine.errors import CutoutError
-from stronglens.engine.kernels import compiled
 from stronglens.engine.preprocess import KERNEL_DTYPES, PREPARE, PreprocessSpec, prepare
 from stronglens.engine.sources import Cutout
 from stronglens.engine.sources.files import MAX_BYTES, OPEN_FLAGS

@@ -5,30 +5,24 @@ write float32. None allocates more than it says, and all release the GIL.
 
 The loops are written so that LLVM turns them into vector instructions. It does not for the
 least and the greatest of floats, where NaN makes the order of comparisons matter; so the pixels
-are compared as keys: int64 in the order of the floats whose bits they are.
+are compared as keys (see `median`).
 """
 
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from stronglens.engine.batches import Flag
-
-Integer = int | np.integer[Any]
-Integers = NDArray[np.integer[Any]]
-
-# No fastmath: its `nnan` and `ninf` flags let LLVM delete the very checks made here.
-# No parallel: the feed runs these in its own threads, where numba's default workqueue layer
-# would abort the process. No cache: it is not safe between processes (numba issue 4807).
-# The numpy error model, since the python one tests every division and stops vectorisation.
-compiled = njit(nogil=True, error_model="numpy")
+from stronglens.engine.compiled import Integer, compiled
+from stronglens.engine.median import MISSING, key_of, median_of, value_of
 
 OK, EMPTY, CONSTANT = int(Flag.OK), int(Flag.EMPTY), int(Flag.CONSTANT)
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
+SMALL, ENLARGED = 2.0**-900, 2.0**600
+"""a range of values below the first means that the values themselves are below 2^-847"""
 LOG_2 = 0.6931471805599453
 # multiplied with, since no division is turned into a product that may differ from it
 THIRD, FIFTH, SIXTH, SEVENTH, NINTH, ELEVENTH = 1 / 3, 1 / 5, 1 / 6, 1 / 7, 1 / 9, 1 / 11
@@ -36,34 +30,8 @@ MAD_TO_SIGMA = 1.482602218505602
 """1 / Φ⁻¹(3/4): makes the median absolute deviation estimate a Gaussian's sigma"""
 MEAN_DEVIATION_TO_SIGMA = 1.2533141373155001
 """sqrt(π/2): the same for the mean absolute deviation"""
-
-MAGNITUDE = np.int64(0x7FFFFFFFFFFFFFFF)
-MISSING = MAGNITUDE
-"""the key of a pixel that is not finite: above all others"""
 SQRT_HALF = np.int64(0x3FE6A09E667F3BCD)
 """bits of sqrt(1/2)"""
-LEAST_WORD, GREATEST_WORD = np.int32(-(2**31)), np.int32(2**31 - 1)
-SAMPLE, MARGIN = 512, 32
-"""of the words, to look for the middle; its ranks are off by 11 (1 sigma) at most"""
-FEW = 16
-"""keys that are looked at one by one"""
-BLOCK = 256
-
-
-# ---------------------------------------------------------------- keys
-
-
-@compiled
-def key_of(v: float) -> Integer:
-    """Return an int64 that sorts as the float64 does; -0.0 comes just before 0.0."""
-    bits = np.float64(v).view(np.int64)
-    return bits ^ ((bits >> np.int64(63)) & MAGNITUDE)
-
-
-@compiled
-def value_of(key: Integer) -> Any:
-    """Return the float64 that a key stands for."""
-    return np.int64(key ^ ((key >> np.int64(63)) & MAGNITUDE)).view(np.float64)
 
 
 @compiled
@@ -80,119 +48,6 @@ def finite_range(raw_P: NDArray[np.float64]) -> tuple[Integer, float, float]:
         low = min(low, key if finite else least)
         high = max(high, key if finite else greatest)
     return n_finite, value_of(low), value_of(high)
-
-
-# ---------------------------------------------------------------- the middle of many
-
-
-@compiled
-def _count_up_to(keys_P: Integers, limit: Integer) -> Integer:
-    n = np.int32(0)
-    for i in range(keys_P.size):
-        n += np.int32(keys_P[i] <= limit)
-    return n
-
-
-@compiled
-def _nth(keys_P: Integers, rank: Integer) -> Integer:
-    """Return the key of a rank; 0 is the least."""
-    low: Integer = keys_P[0]
-    high: Integer = low
-    for i in range(keys_P.size):
-        low, high = min(low, keys_P[i]), max(high, keys_P[i])
-    while low < high:
-        middle = (low & high) + ((low ^ high) >> np.int64(1))  # their mean, without overflow
-        if _count_up_to(keys_P, middle) > rank:
-            high = middle
-        else:
-            low = middle + np.int64(1)
-    return low
-
-
-@compiled
-def _within(
-    keys_P: Integers, words_P: Integers, low: Integer, high: Integer, count: Integer
-) -> Integers:
-    """Return the `count` keys whose words are in [low, high], skipping blocks without any."""
-    found = np.empty(count, np.int64)
-    n = 0
-    for start in range(0, words_P.size, BLOCK):
-        block = words_P[start : start + BLOCK]  # counted from 0, it needs no checks, and vectorises
-        inside = np.int32(0)
-        for i in range(block.size):
-            inside += np.int32((block[i] >= low) & (block[i] <= high))
-        if inside:
-            for i in range(block.size):
-                if low <= block[i] <= high:
-                    found[n] = keys_P[start + i]
-                    n += 1
-    return found
-
-
-@compiled
-def _bracket(words_P: Integers, rank: Integer) -> tuple[Integer, Integer, Integer, Integer]:
-    """Return (low, high, below, inside): the word of a rank is in [low, high].
-
-    `below` words are less than low, `inside` are in the bracket. A sample says where to look;
-    counting says whether it was right, and where it was not, that end stays open.
-    """
-    step = max(words_P.size // SAMPLE, 1)
-    sample_S = np.empty(words_P.size // step, np.int64)
-    for i in range(sample_S.size):
-        sample_S[i] = words_P[i * step]
-    near = rank * sample_S.size // words_P.size
-    low: Integer = LEAST_WORD
-    high: Integer = GREATEST_WORD
-    below: Integer = np.int64(0)
-    up_to: Integer = words_P.size
-    guess = np.int32(_nth(sample_S, max(near - MARGIN, 0)))
-    count = _count_up_to(words_P, guess)
-    if count <= rank and guess < GREATEST_WORD:
-        low, below = np.int32(guess + np.int32(1)), count
-    guess = np.int32(_nth(sample_S, min(near + MARGIN, sample_S.size - 1)))
-    count = _count_up_to(words_P, guess)
-    if count > rank:
-        high, up_to = guess, count
-    return low, high, below, up_to - below
-
-
-@compiled
-def middle_keys(keys_P: Integers, words_P: Integers, n_finite: Integer) -> tuple[Integer, Integer]:
-    """Return the two keys in the middle of the n_finite least ones; equal where that is odd.
-
-    Bisection, counting how many keys lie below: a count is a vector loop, over the upper
-    halves of the keys until few are left.
-
-    Args:
-        keys_P: int64; those beyond the n_finite least are MISSING.
-        words_P: their upper halves, int32.
-        n_finite: at least 1.
-    """
-    rank = (n_finite - 1) // 2
-    low, high, below, inside = _bracket(words_P, rank)
-    while low < high and inside > FEW:
-        middle = np.int32((np.int64(low) + np.int64(high)) >> np.int64(1))
-        count = _count_up_to(words_P, middle)
-        if count > rank:
-            high, inside = middle, count - below
-        else:
-            low, inside, below = np.int32(middle + 1), inside - (count - below), count
-    close_M = _within(keys_P, words_P, low, high, inside)
-    first = _nth(close_M, rank - below)
-    if n_finite % 2 or below + _count_up_to(close_M, first) > rank + 1:
-        return first, first
-    second = MISSING
-    for i in range(keys_P.size):
-        second = min(second, keys_P[i] if keys_P[i] > first else MISSING)
-    return first, second
-
-
-@compiled
-def _median(keys_P: Integers, words_P: Integers, n_finite: Integer) -> float:
-    first, second = middle_keys(keys_P, words_P, n_finite)
-    a: float = value_of(first)
-    b: float = value_of(second)
-    return a + (b - a) / 2
 
 
 # ---------------------------------------------------------------- scaling
@@ -226,20 +81,23 @@ def robust_scale(
 ) -> tuple[float, float, float]:
     """Return (s, s·median, s·sigma) over the finite pixels; needs low < high.
 
-    s is 1, or 1/4 where differences would overflow float64. sigma is 1.4826·MAD, or, where
-    more than half of the pixels are equal (noise-free simulations), the mean absolute
-    deviation scaled alike; it is never 0. Allocates 12 bytes a pixel.
+    s is a power of two: 1, but 1/4 where differences would overflow float64, and 2^600 where they
+    would be too small to divide by. sigma is 1.4826·MAD, or, where more than half of the pixels
+    are equal (noise-free simulations), the mean absolute deviation scaled alike; it is never 0.
+    Allocates 12 bytes a pixel.
     """
     s = 1.0 if np.isfinite(high - low) else 0.25
+    if high - low < SMALL:
+        s = ENLARGED
     keys_P, words_P = np.empty(raw_P.size, np.int64), np.empty(raw_P.size, np.int32)
     median = deviation = 0.0
-    for turn in range(2):  # one call of _median: it is much to compile
+    for turn in range(2):  # one call of median_of: it is much to compile
         for i in range(raw_P.size):
             v = np.float64(raw_P[i])
             w = abs(v * s - median) if turn else v * s
             key = key_of(w) if np.isfinite(v) else MISSING
             keys_P[i], words_P[i] = key, np.int32(key >> np.int64(32))
-        found = _median(keys_P, words_P, n_finite)
+        found = median_of(keys_P, words_P, n_finite)
         median, deviation = (median, found) if turn else (found, 0.0)
     sigma = MAD_TO_SIGMA * deviation
     if sigma == 0.0:

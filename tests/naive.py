@@ -20,7 +20,10 @@ def prepare(raw, spec):
         x = (v - good.min()) / (good.max() - good.min())
     else:
         median, sigma = robust_scale(v)
-        x = np.arcsinh((v - median) / (np.longdouble(spec.softening) * sigma))
+        # beside much larger values, a unit or a quotient that float64 cannot hold is clipped
+        least = np.finfo(np.float64).tiny if good.max() - good.min() >= 2.0**-900 else 0
+        q = (v - median) / max(np.longdouble(spec.softening) * sigma, least)
+        x = np.arcsinh(np.clip(q, -1e300, 1e300))
     x = np.where(finite, x, 0)
     return x.astype(np.float32), n_filled, True
 

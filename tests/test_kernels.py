@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stronglens.engine import fill, kernels
+from stronglens.engine import fill, kernels, median
 
 FLOATS = ["f4", "f8"]
 DTYPES = [*FLOATS, "u1", "i2", "u2", "i4"]
@@ -42,8 +42,8 @@ def test_finite_range(raw_P):
 
 @given(hnp.arrays(np.float64, st.integers(1, 50), elements=st.floats(allow_nan=False)))
 def test_keys_sort_as_the_floats_and_stand_for_them(raw_P):
-    keys_P = [kernels.key_of(v) for v in raw_P]
-    assert [kernels.value_of(key) for key in keys_P] == raw_P.tolist()
+    keys_P = [median.key_of(v) for v in raw_P]
+    assert [median.value_of(key) for key in keys_P] == raw_P.tolist()
     assert all(
         (a < b) <= (key_a < key_b)
         for a, key_a in zip(raw_P, keys_P, strict=True)
@@ -55,14 +55,14 @@ def test_keys_sort_as_the_floats_and_stand_for_them(raw_P):
 def test_middle_keys(raw_P, missing):
     finite = np.isfinite(raw_P)
     keys_P = np.array(
-        [kernels.key_of(v) if ok else kernels.MISSING for v, ok in zip(raw_P, finite, strict=True)]
-        + [kernels.MISSING] * missing
+        [median.key_of(v) if ok else median.MISSING for v, ok in zip(raw_P, finite, strict=True)]
+        + [median.MISSING] * missing
     )
     if not finite.any():
         return
     words_P = (keys_P >> 32).astype(np.int32)
-    found = kernels.middle_keys(keys_P, words_P, int(finite.sum()))
-    assert [kernels.value_of(key) for key in found] == naive.middle(raw_P[finite])
+    found = median.middle_keys(keys_P, words_P, int(finite.sum()))
+    assert [median.value_of(key) for key in found] == naive.middle(raw_P[finite])
 
 
 @given(pixels())
@@ -70,12 +70,12 @@ def test_robust_scale(raw_P):
     n_finite, low, high = kernels.finite_range(raw_P)
     if not low < high:
         return
-    s, median, sigma = kernels.robust_scale(raw_P, n_finite, low, high)
+    s, middle, sigma = kernels.robust_scale(raw_P, n_finite, low, high)
     expected_median, expected_sigma = naive.robust_scale(raw_P)
     assert sigma > 0
     # a median of two values of opposite signs is as exact as they are
     size = float(np.abs(raw_P[np.isfinite(raw_P)].astype(np.longdouble)).max())
-    assert median / s == pytest.approx(expected_median, rel=1e-14, abs=1e-15 * size + 5e-324)
+    assert middle / s == pytest.approx(expected_median, rel=1e-14, abs=1e-15 * size + 5e-324)
     assert sigma / s == pytest.approx(expected_sigma, rel=1e-9, abs=1e-14 * size + 5e-324)
 
 

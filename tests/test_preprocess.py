@@ -79,6 +79,14 @@ def test_float64_extremes_do_not_overflow(mode):
     assert (flags, nan_frac) == (Flag.NONFINITE, pytest.approx(1 / 9))
 
 
+@pytest.mark.parametrize("mode", ["minmax", "asinh"])
+def test_the_smallest_floats_are_scaled_as_any(mode):
+    raw = np.array([[2e-313, 0, 0], [0, 1e-313, 0], [0, 0, 4e-313]])
+    spec = PreprocessSpec(mode=mode, size=3)
+    tiny, usual = prepared(raw, spec)[0], prepared(raw * 2.0**1000, spec)[0]
+    np.testing.assert_allclose(tiny, usual, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("raw", "flag"),
     [
