@@ -1,4 +1,4 @@
-"""What travels through the engine, in order: Batch, then Scores; and the flags of a row.
+"""What travels through the engine, in order: Batch, Scores, Rows; and the flags of a row.
 
 Shape letters, here and in every name that ends in them:
     B cutouts in a batch, N cutouts in a data set, C bands, H rows, W columns,
@@ -7,6 +7,7 @@ Shape letters, here and in every name that ends in them:
 
 from dataclasses import dataclass
 from enum import IntFlag
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,10 @@ class Flag(IntFlag):
     """all finite pixels are equal"""
     UNSCORED = 1 << 8
     """the model did not return finite probabilities"""
+    SATURATED = 1 << 9
+    """many pixels, at least 1 in 1000 and 8 in all, hold the very greatest value"""
+    MOSTLY_MISSING = 1 << 10
+    """more than half of the pixels were filled"""
 
 
 REJECTED = (
@@ -48,11 +53,24 @@ REJECTED = (
 )
 """Any of these bits: the row has no probabilities."""
 
+FLAGGED = Flag.SATURATED | Flag.MOSTLY_MISSING
+"""Any of these bits and none of REJECTED: the row has probabilities, but look twice."""
+
 
 def reason(flags: int) -> str:
     """Return the reason a row gives for its rejection: one lower-case word, "" where accepted."""
     rejecting = Flag(int(flags)) & REJECTED  # a numpy integer makes no new combination
     return next((flag.name.lower() for flag in rejecting if flag.name), "")
+
+
+def status(flags: int) -> Literal["ok", "flagged", "rejected"]:
+    """Return what a row says of itself in one word."""
+    return "rejected" if flags & REJECTED else "flagged" if flags & FLAGGED else "ok"
+
+
+def flag_words(flags: int) -> str:
+    """Return the name of every bit, lower case, with a bar between; "" where there is none."""
+    return "|".join(flag.name.lower() for flag in Flag(int(flags)) if flag.name)
 
 
 @dataclass(slots=True)
@@ -80,3 +98,30 @@ class Scores:
     """rows sum to 1, or are all NaN where nothing could be scored"""
     flags_B: NDArray[np.uint16]
     nan_frac_B: NDArray[np.float32]
+    encoding_BD: NDArray[np.float32] | None = None
+    """where the model gives encodings and they were asked for; NaN where the row is rejected"""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the user's catalogue, carried through to the output."""
+
+    name: str
+    kind: Literal["int", "float", "text"]
+    """what all its values are; empty ones are allowed in each"""
+
+
+@dataclass(slots=True)
+class Rows:
+    """What an output holds, a row a cutout."""
+
+    ids: list[str]
+    """names that are not UTF-8 hold surrogate escapes"""
+    prob_BK: NDArray[np.float32]
+    """NaN where the row is rejected"""
+    flags_B: NDArray[np.uint16]
+    nan_frac_B: NDArray[np.float32]
+    """NaN where nothing could be read"""
+    carried: list[list[str]]
+    """the values of the catalogue's columns as text, one list a row, "" for none; [] where the
+    run has no such columns"""
