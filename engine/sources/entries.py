@@ -1,0 +1,117 @@
+"""One cutout of a listing, as text: what every format lists, and what `Names` keeps."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
+
+from stronglens.engine.batches import Flag
+from stronglens.engine.errors import CutoutError
+
+SEPARATOR = "\0|"
+"""parts the fields of a packed entry; a NUL inside a field is followed by ESCAPE instead"""
+ESCAPE = "\1"
+
+Many = Literal["never", "maybe", "always"]
+"""Whether one file of a format can hold many cutouts"""
+
+
+class Cutout(Protocol):
+    """One cutout that can be read, as often as wanted and from any thread."""
+
+    @property
+    def id(self) -> str:
+        """What its row is called; names that are not UTF-8 hold surrogate escapes."""
+
+    def read(self) -> NDArray[Any]:
+        """Return the array as stored; raise CutoutError where that cannot be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One cutout of a listing."""
+
+    path: str
+    """as the user gave it; surrogate escapes are allowed"""
+    inside: str = ""
+    """which cutout of the file, in the words of its format; "": the file is one cutout"""
+    name: str = ""
+    """its id, where that is neither `path` nor `path#inside`"""
+    carried: str = ""
+    """a JSON list of strings: the values of the catalogue's columns; "" where there is none"""
+
+    @property
+    def id(self) -> str:
+        """What its row is called."""
+        return self.name or (f"{self.path}#{self.inside}" if self.inside else self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the user says about files that hold more than one image."""
+
+    band: str = ""
+    """which band to take: every 3-D array or file of several extensions is then ONE cutout"""
+    stacked: bool = False
+    """every plane (first axis) and every image extension is a cutout of its own"""
+
+
+class Format(Protocol):
+    """What the module of a format offers; it imports nothing heavy before it is used."""
+
+    ENDINGS: tuple[str, ...]
+    """how the names of its files end, lower case"""
+    MANY: Many
+    """whether a file can hold many cutouts; never: `entries` is not called"""
+
+    def entries(self, path: str, inside: str, choice: Choice) -> Iterator[Entry] | None:
+        """List a file in constant memory.
+
+        Args:
+            path: the file.
+            inside: what the user wrote behind "#" to name a part of it, "" mostly.
+            choice: what the user says about files that hold more than one image.
+
+        Returns:
+            None where the file is one cutout. A generator may return how many things in the
+            file it passed over.
+
+        Raises:
+            InputError: a library is missing, or the user has to say what is meant.
+            CutoutError: the file cannot be listed; it becomes one rejected row. Also while it
+                is iterated.
+        """
+
+    def cutout(self, entry: Entry, band: str) -> Cutout:
+        """Return a cutout that `entries` listed, or a whole file; nothing is opened yet."""
+
+
+def pack(entry: Entry) -> str:
+    """Return an entry as a string that `Names` can keep; one with a path only is its path."""
+    fields = [entry.path, entry.inside, entry.name, entry.carried]
+    while not fields[-1] and len(fields) > 1:
+        fields.pop()
+    return SEPARATOR.join(field.replace("\0", "\0" + ESCAPE) for field in fields)
+
+
+def unpack(text: str) -> Entry:
+    """Return the entry that was packed."""
+    if "\0" not in text:
+        return Entry(text)
+    return Entry(*(field.replace("\0" + ESCAPE, "\0") for field in text.split(SEPARATOR)))
+
+
+def pick_band(raw: NDArray[Any], band: str) -> NDArray[Any]:
+    """Return one band of an array with three axes: the first or the last, the shorter, has bands.
+
+    Raises:
+        CutoutError: SHAPE, where there is no such band.
+    """
+    if raw.ndim != 3:
+        raise CutoutError(Flag.SHAPE, f"band {band} of shape {raw.shape}, which has no bands")
+    axis = 0 if raw.shape[0] <= raw.shape[2] else 2
+    count = raw.shape[axis]
+    if not (band.isascii() and band.isdecimal() and int(band) < count):
+        raise CutoutError(Flag.SHAPE, f"no band {band}: there are 0 to {count - 1}")
+    return raw[int(band)] if axis == 0 else raw[..., int(band)]
