@@ -4,7 +4,8 @@ LensError             command-line tools print it without a traceback and exit 1
 ├── ConfigError       a setting is unknown, missing or out of range
 ├── InputError        a whole input cannot be read
 ├── BundleError       a model bundle is malformed, altered or too new
-└── BackendError      a runtime is missing, or failed while running
+├── BackendError      a runtime is missing, or failed while running
+└── TooManyRejectedError    more cutouts were rejected than the user bears
 
 CutoutError           one cutout cannot be used; the feed turns it into a rejected row
 
@@ -35,6 +36,10 @@ class BundleError(LensError):
 
 class BackendError(LensError):
     """A runtime is missing, cannot do what was asked, or failed while running."""
+
+
+class TooManyRejectedError(LensError):
+    """More cutouts were rejected than the user bears; the run has stopped."""
 
 
 class CutoutError(Exception):

@@ -18,15 +18,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stronglens.engine.batches import Flag
 from stronglens.engine.compiled import compiled
 from stronglens.engine.errors import CutoutError
-from stronglens.engine.preprocess import KERNEL_DTYPES, PREPARE, PreprocessSpec, prepare
+from stronglens.engine.kernels import PREPARE
+from stronglens.engine.preprocess import KERNEL_DTYPES, PreprocessSpec, missing, prepare
 from stronglens.engine.sources import Cutout
 from stronglens.engine.sources.files import MAX_BYTES, OPEN_FLAGS
 from stronglens.engine.sources.npy import NpyCutout, read_header
 
-NONFINITE = int(Flag.NONFINITE)
+ONE_MISSING, MOST_MISSING = int(missing(2, 3)), int(missing(1, 3))
 CACHE_LINE = 64
 PAIRS, BYTES = np.uint64(0x0000FFFF0000FFFF), np.uint64(0x00FF00FF00FF00FF)
 """every second pair of bytes, and every second byte, of a word"""
@@ -94,6 +94,12 @@ def _same(file_P: NDArray[np.uint8], header_P: NDArray[np.uint8]) -> bool:
 
 
 @compiled
+def _missing(n_finite: int, size: int) -> int:
+    """Return what `preprocess.missing` does."""
+    return (MOST_MISSING if 2 * n_finite < size else ONE_MISSING) if n_finite < size else 0
+
+
+@compiled
 def _fill_files(
     prepare_mode: Any,
     softening: float,
@@ -143,7 +149,7 @@ def _fill_files(
         else:
             n_finite, found = prepare_mode(pixels_P, softening, turned_P)
             transpose(turned_P, x_BP[b], side)
-        flags_B[b] = found | (NONFINITE if n_finite < pixels_P.size else 0)
+        flags_B[b] = found | _missing(n_finite, pixels_P.size)
         nan_frac_B[b] = 1.0 - n_finite / pixels_P.size
         end = _now(clock_2)
         seconds_2[0] += read - start

@@ -14,14 +14,21 @@ DEFAULT_TOLERANCE = 5e-2
 """of a precision for which the bundle records no parity"""
 
 
-def replay(bundle: Bundle, backend: Backend) -> None:
+def replay(bundle: Bundle, backend: Backend, *, encodings: bool = False) -> None:
     """Prepare and score the golden cutouts and compare them with what the bundle holds.
+
+    Args:
+        bundle: from `load_bundle`.
+        backend: opened for this bundle.
+        encodings: whether it was opened to return them too.
 
     Raises:
         BackendError: they differ; the model must not be used here.
     """
     golden = bundle.golden()
     prob_NK = backend.run(golden.x_NHW)  # first: the kernels may still be compiled meanwhile
+    if encodings:
+        prob_NK = prob_NK[:, : len(bundle.manifest.classes)]
     _replay_prepare(golden, bundle.manifest.preprocess)
     limit = tolerance(bundle, backend.precision)
     if prob_NK.shape != golden.prob_NK.shape:

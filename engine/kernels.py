@@ -18,6 +18,9 @@ from stronglens.engine.compiled import Integer, compiled
 from stronglens.engine.median import MISSING, key_of, median_of, value_of
 
 OK, EMPTY, CONSTANT = int(Flag.OK), int(Flag.EMPTY), int(Flag.CONSTANT)
+SATURATED = int(Flag.SATURATED)
+FEWEST_SATURATED, SATURATED_SHARE = 8, 1000
+"""pixels that hold the greatest value: at least so many, and one in so many"""
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
@@ -54,25 +57,37 @@ def finite_range(raw_P: NDArray[np.float64]) -> tuple[Integer, float, float]:
 
 
 @compiled
-def fill_nonfinite(raw_P: NDArray[np.float64], out_P: NDArray[np.float32]) -> None:
-    """Copy to float32 with 0 for NaN and ±inf; what float32 cannot hold becomes its extreme."""
+def fill_nonfinite(raw_P: NDArray[np.float64], high: float, out_P: NDArray[np.float32]) -> Integer:
+    """Copy to float32 with 0 for NaN and ±inf; what float32 cannot hold becomes its extreme.
+
+    Returns how many pixels equal `high`.
+    """
+    n_high = np.int64(0)
     for i in range(raw_P.size):
         v = np.float64(raw_P[i])
         clipped = min(max(v, -FLOAT32_MAX), FLOAT32_MAX)
         out_P[i] = np.float32(clipped if np.isfinite(v) else 0.0)
+        n_high += np.int64(v == high)
+    return n_high
 
 
 @compiled
 def scale_to_unit(
     raw_P: NDArray[np.float64], low: float, high: float, out_P: NDArray[np.float32]
-) -> None:
-    """Write (v - low) / (high - low), in [0, 1], and 0 for NaN and ±inf; needs low < high."""
+) -> Integer:
+    """Write (v - low) / (high - low), in [0, 1], and 0 for NaN and ±inf; needs low < high.
+
+    Returns how many pixels equal `high`.
+    """
     s = 1.0 if np.isfinite(high - low) else 0.25
     shift, width = low * s, high * s - low * s
+    n_high = np.int64(0)
     for i in range(raw_P.size):
         v = np.float64(raw_P[i])
         x = np.float32((v * s - shift) / width)
         out_P[i] = x if np.isfinite(v) else np.float32(0.0)
+        n_high += np.int64(v == high)
+    return n_high
 
 
 @compiled
@@ -132,67 +147,90 @@ def _arcsinh(x: float) -> Any:
 
 @compiled
 def asinh_stretch(
-    raw_P: NDArray[np.float64], s: float, center: float, unit: float, out_P: NDArray[np.float32]
-) -> None:
-    """Write asinh((s·v - center) / unit), and 0 for NaN and ±inf."""
+    raw_P: NDArray[np.float64],
+    s: float,
+    center: float,
+    unit: float,
+    high: float,
+    out_P: NDArray[np.float32],
+) -> Integer:
+    """Write asinh((s·v - center) / unit), and 0 for NaN and ±inf.
+
+    Returns how many pixels equal `high`.
+    """
     per_unit = 1.0 / max(unit, SMALLEST_NORMAL)
+    n_high = np.int64(0)
     for i in range(raw_P.size):
         v = np.float64(raw_P[i])
         # the quotient of a huge value and a tiny unit overflows; asinh(1e300) is 691
         q = min(max((v * s - center) * per_unit, -1e300), 1e300)
         x = np.float32(_arcsinh(q))
         out_P[i] = x if np.isfinite(v) else np.float32(0.0)
+        n_high += np.int64(v == high)
+    return n_high
 
 
 # ---------------------------------------------------------------- one cutout, by mode
 
 
 @compiled
-def _scalable(n_finite: Integer, low: float, high: float) -> int:
-    return EMPTY if n_finite == 0 else CONSTANT if low == high else OK
+def _none(
+    raw_P: NDArray[np.float64],
+    n_finite: Integer,
+    low: float,
+    high: float,
+    softening: float,
+    out_P: NDArray[np.float32],
+) -> Integer:
+    return fill_nonfinite(raw_P, high, out_P)
 
 
 @compiled
-def prepare_none(
-    raw_P: NDArray[np.float64], softening: float, out_P: NDArray[np.float32]
-) -> tuple[Integer, int]:
-    """Fill what is missing; return how many pixels are finite, and the flag OK, EMPTY or CONSTANT.
+def _minmax(
+    raw_P: NDArray[np.float64],
+    n_finite: Integer,
+    low: float,
+    high: float,
+    softening: float,
+    out_P: NDArray[np.float32],
+) -> Integer:
+    return scale_to_unit(raw_P, low, high, out_P)
 
-    `softening` is not used: the modes are called alike.
+
+@compiled
+def _asinh(
+    raw_P: NDArray[np.float64],
+    n_finite: Integer,
+    low: float,
+    high: float,
+    softening: float,
+    out_P: NDArray[np.float32],
+) -> Integer:
+    s, median, sigma = robust_scale(raw_P, n_finite, low, high)
+    return asinh_stretch(raw_P, s, median, softening * sigma, high, out_P)
+
+
+def _preparing(stretch: Any) -> Any:
+    """Return a kernel that prepares one cutout with `stretch`, which needs low < high.
+
+    It returns how many pixels are finite, and a flag: EMPTY or CONSTANT where there is nothing
+    to stretch and 0 is written, SATURATED where many pixels hold the greatest value, else OK.
     """
-    n_finite, low, high = finite_range(raw_P)
-    found = _scalable(n_finite, low, high)
-    if found == OK:
-        fill_nonfinite(raw_P, out_P)
-    else:
-        out_P[:] = 0.0
-    return n_finite, found
+
+    @compiled
+    def prepare(
+        raw_P: NDArray[np.float64], softening: float, out_P: NDArray[np.float32]
+    ) -> tuple[Integer, int]:
+        n_finite, low, high = finite_range(raw_P)
+        if n_finite == 0 or low == high:
+            out_P[:] = 0.0
+            return n_finite, CONSTANT if n_finite else EMPTY
+        n_high = stretch(raw_P, n_finite, low, high, softening, out_P)
+        saturated = n_high >= FEWEST_SATURATED and n_high * SATURATED_SHARE >= n_finite
+        return n_finite, SATURATED if saturated else OK
+
+    return prepare
 
 
-@compiled
-def prepare_minmax(
-    raw_P: NDArray[np.float64], softening: float, out_P: NDArray[np.float32]
-) -> tuple[Integer, int]:
-    """Scale to [0, 1]; returns as `prepare_none`."""
-    n_finite, low, high = finite_range(raw_P)
-    found = _scalable(n_finite, low, high)
-    if found == OK:
-        scale_to_unit(raw_P, low, high, out_P)
-    else:
-        out_P[:] = 0.0
-    return n_finite, found
-
-
-@compiled
-def prepare_asinh(
-    raw_P: NDArray[np.float64], softening: float, out_P: NDArray[np.float32]
-) -> tuple[Integer, int]:
-    """Stretch by the noise; `softening` in units of sigma; returns as `prepare_none`."""
-    n_finite, low, high = finite_range(raw_P)
-    found = _scalable(n_finite, low, high)
-    if found == OK:
-        s, median, sigma = robust_scale(raw_P, n_finite, low, high)
-        asinh_stretch(raw_P, s, median, softening * sigma, out_P)
-    else:
-        out_P[:] = 0.0
-    return n_finite, found
+PREPARE = {"none": _preparing(_none), "minmax": _preparing(_minmax), "asinh": _preparing(_asinh)}
+"""The modes of `PreprocessSpec`"""

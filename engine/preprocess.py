@@ -7,22 +7,15 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from stronglens.engine import kernels
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import BundleError, ConfigError, CutoutError
+from stronglens.engine.kernels import PREPARE
 
 VERSION = 1
 """Raised when `prepare` would give other numbers for the same spec."""
 
 Mode = Literal["none", "minmax", "asinh"]
 Fit = Literal["exact", "crop"]
-
-PREPARE = {
-    "none": kernels.prepare_none,
-    "minmax": kernels.prepare_minmax,
-    "asinh": kernels.prepare_asinh,
-}
-"""The modes, compiled"""
 
 # What the kernels are compiled for; every other real dtype is first copied to one of these.
 KERNEL_DTYPES = frozenset(map(np.dtype, ("f4", "f8", "u1", "i2", "u2", "i4")))
@@ -93,7 +86,8 @@ def prepare(
         out_HW: size×size, C-contiguous; every element is written, and is finite.
 
     Returns:
-        The flags (NONFINITE where pixels were filled; EMPTY or CONSTANT where there is
+        The flags (NONFINITE where pixels were filled, MOSTLY_MISSING where more than half
+        were; SATURATED where many hold the greatest value; EMPTY or CONSTANT where there is
         nothing to score, and `out_HW` is 0), and the share of `out_HW` that was filled.
 
     Raises:
@@ -113,9 +107,14 @@ def prepare(
         out_HW[_central(raw_HW.shape[0], spec.size), _central(raw_HW.shape[1], spec.size)] = (
             inner_HW
         )
-    if n_finite < out_HW.size:
-        flags |= Flag.NONFINITE
-    return flags, 1.0 - n_finite / out_HW.size
+    return flags | missing(n_finite, out_HW.size), 1.0 - n_finite / out_HW.size
+
+
+def missing(n_finite: int, size: int) -> Flag:
+    """Return what a cutout's flags say of its missing pixels."""
+    if n_finite == size:
+        return Flag.OK
+    return Flag.NONFINITE | (Flag.MOSTLY_MISSING if 2 * n_finite < size else Flag.OK)
 
 
 def _one_image(raw: NDArray[Any], spec: PreprocessSpec) -> NDArray[Any]:

@@ -28,6 +28,23 @@ def prepare(raw, spec):
     return x.astype(np.float32), n_filled, True
 
 
+def flags(raw):
+    """Return the flags of an image that can be scored, as words."""
+    with np.errstate(over="ignore"):
+        v = np.asarray(raw, np.float64)
+    finite = np.isfinite(v)
+    good = v[finite]
+    n_high = int((good == good.max()).sum())
+    words = set()
+    if not finite.all():
+        words.add("nonfinite")
+    if finite.mean() < 0.5:
+        words.add("mostly_missing")
+    if n_high >= 8 and n_high / good.size >= 0.001:
+        words.add("saturated")
+    return words
+
+
 def finite_range(raw_P):
     """Return the count, the least and the greatest of the finite pixels."""
     finite = [float(v) for v in raw_P if np.isfinite(v)]

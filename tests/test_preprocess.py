@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stronglens.engine.batches import Flag
+from stronglens.engine.batches import Flag, flag_words, status
 from stronglens.engine.errors import BundleError, ConfigError, CutoutError
 from stronglens.engine.preprocess import PreprocessSpec, prepare
 
@@ -50,6 +50,27 @@ def test_prepare_matches_its_twin(raw, mode):
     assert nan_frac == pytest.approx(n_filled / raw.size)
     assert bool(flags & Flag.NONFINITE) == (n_filled > 0)
     assert bool(flags & (Flag.EMPTY | Flag.CONSTANT)) == (not scored)
+    if scored:
+        assert set(flag_words(flags).split("|")) - {""} == naive.flags(raw)
+
+
+@pytest.mark.parametrize(("held", "expected"), [(7, "ok"), (8, "flagged"), (39, "flagged")])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_plateau_at_the_top_is_saturation(rng, mode, held, expected):
+    raw = rng.normal(size=(40, 40))
+    raw.flat[rng.choice(1600, held, replace=False)] = 50.0
+    assert status(prepared(raw, PreprocessSpec(mode=mode, size=40))[1]) == expected
+    wide = rng.normal(size=(200, 200))
+    wide[:3, :13] = 50.0  # 39 of 40,000: fewer than 1 in 1000
+    assert status(prepared(wide, PreprocessSpec(mode=mode, size=200))[1]) == "ok"
+
+
+def test_more_than_half_missing_is_flagged(rng):
+    raw = rng.normal(size=(4, 4))
+    raw[:2] = np.nan
+    assert prepared(raw, PreprocessSpec(size=4))[1] == Flag.NONFINITE
+    raw[2, 0] = np.inf
+    assert prepared(raw, PreprocessSpec(size=4))[1] == Flag.NONFINITE | Flag.MOSTLY_MISSING
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -35,6 +35,8 @@ class Backend(Protocol):
     def run(self, x_BHW: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the probabilities (B, K) float32, owned by the caller.
 
+        Where it was opened for encodings, each row goes on with its encoding: (B, K + D).
+
         Raises:
             BackendError: the runtime failed.
         """
@@ -50,6 +52,7 @@ def open_backend(
     precision: str = "auto",
     threads: int = AUTO,
     batch_size: int = AUTO,
+    encodings: bool = False,
     say: Callable[[str], None] = lambda line: None,
     check: Callable[[], None] = lambda: None,
 ) -> Backend:
@@ -65,35 +68,43 @@ def open_backend(
         precision: auto, float32, bfloat16, float16 or int8.
         threads: of the model on the CPU; 0: all cores.
         batch_size: cutouts given at once; 0: what suits the device.
+        encodings: whether `run` is to return them too.
         say: gets a line before what takes minutes.
         check: called meanwhile; what it raises stops it.
 
     Raises:
-        ConfigError: no such device or precision.
+        ConfigError: no such device or precision, or encodings of a model that gives none.
         BackendError: what was asked for cannot run here; says what to install or choose.
         BundleError: the bundle lacks the graph that was asked for.
     """
     for name, value, choices in (("device", device, DEVICES), ("precision", precision, PRECISIONS)):
         if value not in choices:
             raise ConfigError(f"{name} {value!r}: choose {', '.join(choices)}")
+    outputs = ("prob", "encoding") if encodings else ("prob",)
+    if encodings and "encoding" not in bundle.manifest.outputs:
+        raise ConfigError(f"{bundle.path} gives no encodings: a lens finder's bundle does")
     if device == "tensorrt":
+        if encodings:
+            raise ConfigError("encodings are not read from TensorRT: choose --device cpu or cuda")
         from stronglens.engine.backends.tensorrt_open import open_tensorrt
 
         return open_tensorrt(
             bundle, precision=precision, batch_size=batch_size, say=say, check=check
         )
     if device == "cuda":
-        return _open_cuda(bundle, precision, batch_size)
+        return _open_cuda(bundle, precision, batch_size, outputs)
     note = "cpu as asked" if device == "cpu" else "no GPU was found"
     if device == "auto" and precision not in ("bfloat16", "int8") and count_gpus():
         try:
-            return _open_cuda(bundle, precision, batch_size)
+            return _open_cuda(bundle, precision, batch_size, outputs)
         except BackendError as err:
             note = f"there is a GPU, but {err}"
-    return _open_cpu(bundle, precision, threads or usable_cores(), batch_size, note)
+    return _open_cpu(bundle, precision, threads or usable_cores(), batch_size, outputs, note)
 
 
-def _open_cuda(bundle: Bundle, precision: str, batch_size: int) -> Backend:
+def _open_cuda(
+    bundle: Bundle, precision: str, batch_size: int, outputs: tuple[str, ...]
+) -> Backend:
     why = f"{precision} as asked"
     if precision == "auto":
         passed = "float16" in bundle.manifest.parity
@@ -107,18 +118,32 @@ def _open_cuda(bundle: Bundle, precision: str, batch_size: int) -> Backend:
 
     graph = bundle.graph(precision)
     try:
-        return OrtBackend(graph, device="cuda", precision=precision, batch_size=batch_size, why=why)
+        return OrtBackend(
+            graph,
+            device="cuda",
+            precision=precision,
+            batch_size=batch_size,
+            outputs=outputs,
+            why=why,
+        )
     except ModuleNotFoundError as missing:
         raise BackendError("cuda needs onnxruntime: pip install onnxruntime-gpu") from missing
 
 
-def _open_cpu(bundle: Bundle, precision: str, threads: int, batch_size: int, note: str) -> Backend:
+def _open_cpu(
+    bundle: Bundle,
+    precision: str,
+    threads: int,
+    batch_size: int,
+    outputs: tuple[str, ...],
+    note: str,
+) -> Backend:
     from stronglens.engine.backends import openvino
 
     try:
         native = openvino.native_precisions()
     except ModuleNotFoundError:
-        return _open_cpu_without_openvino(bundle, precision, threads, batch_size, note)
+        return _open_cpu_without_openvino(bundle, precision, threads, batch_size, outputs, note)
     passed = set(bundle.manifest.parity)
     if precision == "auto":
         precision, why = choose_cpu_precision(native, passed, cpu_flags() or set())
@@ -137,12 +162,18 @@ def _open_cpu(bundle: Bundle, precision: str, threads: int, batch_size: int, not
         threads=threads,
         batch_size=batch_size,
         between="bfloat16" if brief else "",
+        outputs=outputs,
         why=note,
     )
 
 
 def _open_cpu_without_openvino(
-    bundle: Bundle, precision: str, threads: int, batch_size: int, note: str
+    bundle: Bundle,
+    precision: str,
+    threads: int,
+    batch_size: int,
+    outputs: tuple[str, ...],
+    note: str,
 ) -> Backend:
     """Fall back on ONNX Runtime: nearly as fast in float32, but it has no bfloat16."""
     if precision not in ("auto", "float32", "int8"):
@@ -157,6 +188,7 @@ def _open_cpu_without_openvino(
             precision=precision,
             threads=threads,
             batch_size=batch_size,
+            outputs=outputs,
             why=f"OpenVINO, which is faster, is not installed; {note}",
         )
     except ModuleNotFoundError as missing:

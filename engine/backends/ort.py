@@ -70,6 +70,7 @@ class OrtBackend:
         threads: int = AUTO,
         batch_size: int = AUTO,
         lanes: int = AUTO,
+        outputs: tuple[str, ...] = ("prob",),
         why: str = "",
     ) -> None:
         """Load `graph`; on cuda also try it, so that its memory and its kernels are settled.
@@ -82,6 +83,7 @@ class OrtBackend:
             threads: on the CPU; 0: all cores.
             batch_size: cutouts in the batches to come; 0: chosen here, by what fits.
             lanes: inferences at once; 0: chosen here.
+            outputs: of the graph, each (batch, any) float32; `run` puts them side by side.
             why: the reason for these choices, for the label.
 
         Raises:
@@ -93,6 +95,7 @@ class OrtBackend:
         self.device, self.precision = device, precision
         self._lanes: list[_Lane] = []
         self._lane_count = lanes or LANES[device]
+        self._outputs = outputs
         self._pool = ThreadPoolExecutor(self._lane_count, "ort")
         wanted = min(SLICES[device], batch_size or SLICES[device])
         size = self._open(graph, threads, wanted, may_shrink=not batch_size)
@@ -113,7 +116,10 @@ class OrtBackend:
         while True:
             try:
                 session = _session(graph, self.device, threads, size)
-                self._lanes = [_Lane(session, self.device, size) for _ in range(self._lane_count)]
+                self._lanes = [
+                    _Lane(session, self.device, size, self._outputs)
+                    for _ in range(self._lane_count)
+                ]
                 if self.device == "cuda":
                     every = self._lane_count * size
                     self.run(np.zeros((every, *self._lanes[0].side_HW), np.float32))
@@ -129,21 +135,21 @@ class OrtBackend:
         return self._pinned.array(shape_BHW)
 
     def run(self, x_BHW: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the probabilities (B, K); the lanes take the slices of the batch in turn."""
+        """Return the outputs, (B, K) where it is prob; the lanes take the slices in turn."""
         side_HW, size = self._lanes[0].side_HW, self._lanes[0].size
         if x_BHW.shape[1:] != side_HW or x_BHW.dtype != np.float32:
             found = f"{x_BHW.dtype} of shape {x_BHW.shape}"
             raise BackendError(f"the model takes float32 (B, *{side_HW}), found {found}")
-        prob_BK = np.empty((len(x_BHW), self._lanes[0].num_classes), np.float32)
+        out_BK = np.empty((len(x_BHW), self._lanes[0].columns), np.float32)
         work = [
-            self._pool.submit(lane.run, x_BHW, prob_BK, turn * size, len(self._lanes) * size)
+            self._pool.submit(lane.run, x_BHW, out_BK, turn * size, len(self._lanes) * size)
             for turn, lane in enumerate(self._lanes)
         ]
         wait(work)  # for all, also when one fails: they read the caller's memory
         for each in work:
             if (err := each.exception()) is not None:
                 raise _explained(err, "ONNX Runtime failed", self.device, size) from err
-        return prob_BK
+        return out_BK
 
     def close(self) -> None:
         """Free the model."""
@@ -153,15 +159,15 @@ class OrtBackend:
 
 
 class _Lane:
-    """One inference at a time, with memory of its own: x on the device, prob on the host."""
+    """One inference at a time, with memory of its own: x on the device, outputs on the host."""
 
-    def __init__(self, session: Any, device: str, size: int) -> None:
+    def __init__(self, session: Any, device: str, size: int, outputs: tuple[str, ...]) -> None:
         import onnxruntime
 
         shapes = {each.name: each.shape for each in (*session.get_inputs(), *session.get_outputs())}
         self.size = size
         self.side_HW = tuple(shapes["x"][1:])
-        self.num_classes = shapes["prob"][1]
+        self.columns = sum(shapes[name][1] for name in outputs)
         self._session = session
         try:
             self._x = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
@@ -169,22 +175,24 @@ class _Lane:
             )
         except Exception as err:  # the runtime has a dozen classes without a common base
             raise _explained(err, "ONNX Runtime has no memory", device, size) from err
-        self._prob_SK = np.empty((size, self.num_classes), np.float32)
+        self._out = [np.empty((size, shapes[name][1]), np.float32) for name in outputs]
         self._binding = session.io_binding()
-        address = self._prob_SK.ctypes.data
-        self._binding.bind_output("prob", "cpu", 0, np.float32, self._prob_SK.shape, address)
+        for name, out_SK in zip(outputs, self._out, strict=True):
+            address = out_SK.ctypes.data
+            self._binding.bind_output(name, "cpu", 0, np.float32, out_SK.shape, address)
 
     def run(
-        self, x_BHW: NDArray[np.float32], prob_BK: NDArray[np.float32], first: int, step: int
+        self, x_BHW: NDArray[np.float32], out_BK: NDArray[np.float32], first: int, step: int
     ) -> None:
-        """Fill the rows of prob_BK for the slices that start at `first`, `first` + `step`, …"""
+        """Fill the rows of out_BK for the slices that start at `first`, `first` + `step`, …"""
         for start in range(first, len(x_BHW), step):
             rows = slice(start, start + self.size)
             self._x.update_inplace(_full(x_BHW[rows], self.size))
             # Bound each time: a graph that wanted x elsewhere would get it there by this.
             self._binding.bind_ortvalue_input("x", self._x)
             self._session.run_with_iobinding(self._binding)
-            prob_BK[rows] = self._prob_SK[: len(x_BHW) - start]
+            count = len(out_BK[rows])
+            np.concatenate([each[:count] for each in self._out], axis=1, out=out_BK[rows])
 
 
 def _full(part_BHW: NDArray[np.float32], size: int) -> NDArray[np.float32]:
