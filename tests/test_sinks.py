@@ -1,33 +1,49 @@
-"""What a CSV holds, and that it appears complete or not at all."""
+"""What holds of outputs in every format, and what a CSV holds."""
 
 import csv
-import errno
-import os
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_rows import (
+    AWKWARD,
+    CLASSES,
+    COLUMNS,
+    ENDINGS,
+    assert_same,
+    joined,
+    pieces,
+    rows,
+    tables,
+    write,
+)
 
-from stronglens.engine.batches import Flag, Scores
-from stronglens.engine.errors import ConfigError, LensError
-from stronglens.engine.sinks import check_output, open_sink
+from stronglens.engine.batches import Column, Flag
+from stronglens.engine.errors import ConfigError, InputError, LensError
+from stronglens.engine.sinks import (
+    Shape,
+    check_output,
+    open_rejected,
+    open_sink,
+    read_output,
+    rejected_path,
+    top_path,
+    write_top,
+)
 
-CLASSES = ["lens", "nonlens"]
+FLAGS = [0, Flag.MISSING, Flag.NONFINITE, Flag.CONSTANT | Flag.NONFINITE, Flag.SATURATED]
 
 
-def scores(ids, prob_BK, flags=None, nan_frac=None):
-    n = len(ids)
-    return Scores(
-        list(ids),
-        np.asarray(prob_BK, np.float32).reshape(n, 2),
-        np.zeros(n, np.uint16) if flags is None else np.asarray(flags, np.uint16),
-        np.zeros(n, np.float32) if nan_frac is None else np.asarray(nan_frac, np.float32),
-    )
+def example():
+    prob_BK = [[0.75, 0.25], [0, 0], [0.1, 0.9], [0, 0], [0.5, 0.5]]
+    names = ["a.npy", "b.npy", "c.npy", "d.npy", "e.npy"]
+    return rows(names, prob_BK, FLAGS, [0, np.nan, 0.125, 0.5, 0])
 
 
 def names_in(folder):
-    return [entry.name for entry in folder.iterdir()]
+    return sorted(entry.name for entry in folder.iterdir())
 
 
 def read_rows(path):
@@ -35,92 +51,191 @@ def read_rows(path):
         return list(csv.reader(file))
 
 
-def test_the_columns_and_the_rows(tmp_path):
-    path = tmp_path / "preds.csv"
-    with open_sink(path, CLASSES) as sink:
-        sink.write(
-            scores(
-                ["a.npy", "b.npy", "c.npy", "d.npy"],
-                [[0.75, 0.25], [np.nan] * 2, [0.1, 0.9], [np.nan] * 2],
-                [0, Flag.MISSING, Flag.NONFINITE, Flag.CONSTANT | Flag.NONFINITE],
-                [0, np.nan, 0.125, 0.5],
-            )
-        )
-    assert path.read_text() == (
-        "id,p_lens,p_nonlens,label,status,reason,nan_frac\n"
-        "a.npy,0.75,0.25,lens,ok,,0\n"
-        "b.npy,,,,rejected,missing,\n"
-        "c.npy,0.100000001,0.899999976,nonlens,ok,,0.125\n"
-        "d.npy,,,,rejected,constant,0.5\n"
+def number(text):
+    return text and float(text)
+
+
+def test_the_columns_and_the_rows_of_a_csv(tmp_path):
+    assert write(tmp_path / "preds.csv", example()).read_text() == (
+        "id,p_lens,p_nonlens,label,status,reason,nan_frac,flags\n"
+        "a.npy,0.75,0.25,lens,ok,,0,\n"
+        "b.npy,,,,rejected,missing,,missing\n"
+        "c.npy,0.100000001,0.899999976,nonlens,ok,,0.125,nonfinite\n"
+        "d.npy,,,,rejected,constant,0.5,nonfinite|constant\n"
+        "e.npy,0.5,0.5,lens,flagged,,0,saturated\n"
     )
     assert names_in(tmp_path) == ["preds.csv"]
 
 
-@given(
-    st.lists(st.floats(0, 1, width=32), min_size=2, max_size=40).filter(lambda p: len(p) % 2 == 0)
-)
-def test_a_probability_comes_back_as_the_same_float32(tmp_path_factory, probabilities):
-    path = tmp_path_factory.mktemp("sink") / "preds.csv"
-    prob_BK = np.float32(probabilities).reshape(-1, 2)
-    with open_sink(path, CLASSES) as sink:
-        sink.write(scores([str(i) for i in range(len(prob_BK))], prob_BK))
-    found_BK = np.array([[np.float32(p) for p in row[1:3]] for row in read_rows(path)[1:]])
-    np.testing.assert_array_equal(found_BK, prob_BK)
+def test_catalogue_columns_come_last_and_never_twice(tmp_path):
+    columns = [Column(name, "text") for name in ("RA", "ID", "p_lens", "catalogue_ID", "")]
+    carried = [["1.50", "7", "a,b", "", "x"]]
+    path = write(tmp_path / "preds.csv", rows(["a"], carried=carried), columns)
+    head, row = read_rows(path)
+    names = ["catalogue_ID", "catalogue_p_lens", "catalogue_catalogue_ID", "catalogue_"]
+    assert head[8:] == ["RA", *names]
+    assert row[8:] == carried[0]
+    output = read_output(path)
+    again = write(tmp_path / "again.csv", joined(output), output.columns)
+    assert again.read_bytes() == path.read_bytes()
 
 
-NAMES = st.binary(min_size=1, max_size=30).map(lambda b: os.fsdecode(b.replace(b"\0", b"0")))
+@pytest.mark.parametrize("ending", ENDINGS)
+@given(table=tables())
+def test_rows_come_back_as_they_were(tmp_path_factory, ending, table):
+    path = tmp_path_factory.mktemp("sink") / f"preds{ending}"
+    output = read_output(write(path, table, COLUMNS))
+    assert output.classes == CLASSES
+    assert [c.name for c in output.columns] == ["RA", "n", "catalogue_label"]
+    if ending != ".csv":
+        assert [c.kind for c in output.columns] == [c.kind for c in COLUMNS]
+    for _ in range(2):  # as often as wanted
+        found = joined(output)
+        assert_same(found, table, digits=ending in (".csv", ".vot"))
+        for row, expected in zip(found.carried, table.carried, strict=True):
+            assert number(row[0]) == number(expected[0])
+            assert row[1:] == expected[1:]
 
 
-@given(st.lists(NAMES, min_size=1, max_size=8))
-def test_ids_come_back_as_the_same_bytes(tmp_path_factory, ids):
-    path = tmp_path_factory.mktemp("sink") / "preds.csv"
-    with open_sink(path, CLASSES) as sink:
-        sink.write(scores(ids, [[0.5, 0.5]] * len(ids)))
-    assert [row[0] for row in read_rows(path)[1:]] == ids
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_awkward_names_are_not_altered(tmp_path, ending):
+    path = write(tmp_path / f"preds{ending}", rows(AWKWARD))
+    assert joined(read_output(path)).ids == AWKWARD
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@given(table=tables(), data=st.data())
+def test_the_bytes_do_not_tell_how_the_rows_came(tmp_path_factory, ending, table, data):
+    folder = tmp_path_factory.mktemp("sink")
+    cuts = data.draw(st.lists(st.integers(0, len(table.ids)), max_size=4))
+    longest = data.draw(st.dictionaries(st.sampled_from(["id", "label"]), st.integers(0, 50)))
+    whole = write(folder / f"whole{ending}", table, COLUMNS)
+    cut = write(folder / f"cut{ending}", table, COLUMNS, longest, cuts)
+    assert cut.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_an_output_of_no_rows_can_be_read(tmp_path, ending):
+    output = read_output(write(tmp_path / f"preds{ending}", rows([]), COLUMNS))
+    assert output.classes == CLASSES
+    assert list(output) == []
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_other_than_the_rows_announced_are_no_output(tmp_path, ending):
+    path = tmp_path / f"preds{ending}"
+    with pytest.raises(LensError, match="1 rows of 2"), open_sink(path, Shape(CLASSES, [], 2)) as s:
+        s.write(rows(["a"]))
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("ending", [".csv", ".fits", ".vot"])
+def test_memory_does_not_grow_with_the_rows(tmp_path, ending):
+    """Parquet holds a row group, outside of what Python can trace."""
+
+    def peak(count):
+        piece = rows([f"folder/{i}.npy" for i in range(8192)])
+        tracemalloc.start()
+        with open_sink(tmp_path / f"preds{ending}", Shape(CLASSES, [], count * 8192)) as sink:
+            for _ in range(count):
+                sink.write(piece)
+        assert sum(len(r.ids) for r in read_output(tmp_path / f"preds{ending}")) == count * 8192
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    peak(1)  # what the first use imports
+    assert peak(4) < 1.2 * peak(2)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_is_no_output_is_refused(tmp_path, ending):
+    path = tmp_path / f"preds{ending}"
+    with pytest.raises(InputError, match=r"cannot read .*No such file"):
+        read_output(path)
+    for content in (b"", b"id,lens,label\n", b"\0\xff" * 3000):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="is not a whole output of lens-infer"):
+            list(read_output(path))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_an_output_that_was_cut_off_is_refused(tmp_path, ending):
+    path = write(tmp_path / f"preds{ending}", rows([f"{i}.npy" for i in range(500)]))
+    data = path.read_bytes()
+    for size in (len(data) // 2, len(data) - 2881 if ending == ".fits" else len(data) - 1):
+        path.write_bytes(data[:size])
+        if ending == ".vot" and size == len(data) - 1:
+            continue  # only the last line's end is gone
+        with pytest.raises(InputError, match="is not a whole output of lens-infer"):
+            list(read_output(path))
 
 
 @pytest.mark.parametrize(
-    "name", ["a,b", 'a"b', "a\nb", "a\r\nb", "a\rb", "=cmd|' /C calc'!A0", "🔭", "-x", " a "]
+    ("old", "new", "why"),
+    [
+        ("b.npy,,,,rejected", "b.npy,,,,ok", "b.npy: status is 'ok', its numbers say 'rejected'"),
+        (",0.25,lens", ",0.25,nonlens", "a.npy: label is 'nonlens', its numbers say 'lens'"),
+        ("constant,0.5", "empty,0.5", "d.npy: reason is 'empty', its numbers say 'constant'"),
+        ("0.75", "x", "near line 6: could not convert string to float: 'x'"),
+        ("|constant", "|constent", "there is no 'constent'"),
+        (",saturated\n", ",SATURATED\n", "there is no 'SATURATED'"),
+        ("a.npy,", "", "7 fields instead of 8"),
+        ("0,saturated\n", '0,"saturated\n', "unexpected end of data"),
+    ],
 )
-def test_awkward_names_are_not_altered(tmp_path, name):
-    path = tmp_path / "preds.csv"
-    with open_sink(path, CLASSES) as sink:
-        sink.write(scores([name], [[1, 0]]))
-    assert read_rows(path)[1][0] == name
+def test_an_altered_row_is_refused(tmp_path, old, new, why):
+    path = write(tmp_path / "preds.csv", example())
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(
+        InputError, match=r"preds\.csv is not a whole output.*" + why.replace("|", ".")
+    ):
+        list(read_output(path))
 
 
-def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
-    path = tmp_path / "preds.csv"
-    path.write_text("older")
-    with pytest.raises(KeyboardInterrupt), open_sink(path, CLASSES) as sink:
-        sink.write(scores(["a"], [[1, 0]]))
+def test_the_rejected_rows_have_a_file_of_their_own(tmp_path):
+    out = tmp_path / "preds.fits"
+    assert rejected_path(out).name == "preds.rejected.csv"
+    with open_rejected(out) as rejected:
+        for piece in pieces(example(), [2, 3]):
+            rejected.write(piece)
+    assert (tmp_path / "preds.rejected.csv").read_text() == (
+        "id,reason,nan_frac,flags\nb.npy,missing,,missing\nd.npy,constant,0.5,nonfinite|constant\n"
+    )
+    with pytest.raises(KeyboardInterrupt), open_rejected(out) as rejected:
+        rejected.write(example())
         raise KeyboardInterrupt
-    assert path.read_text() == "older"
-    assert names_in(tmp_path) == ["preds.csv"]
+    assert names_in(tmp_path) == ["preds.rejected.csv"]
+    with open_rejected(out) as rejected:
+        rejected.write(rows(["a"]))
+    assert names_in(tmp_path) == []
 
 
-def test_a_run_replaces_the_file_and_not_the_link_to_it(tmp_path):
-    (tmp_path / "disk").mkdir()
-    real, link = tmp_path / "disk" / "real.csv", tmp_path / "preds.csv"
-    real.write_text("older")
-    link.symlink_to(real)
-    with open_sink(link, CLASSES) as sink:
-        sink.write(scores(["a"], [[1, 0]]))
-    assert link.is_symlink()
-    assert len(read_rows(real)) == 2
-
-
-def test_the_file_has_the_usual_permissions(tmp_path):
-    with open_sink(tmp_path / "preds.csv", CLASSES):
-        pass
-    (tmp_path / "plain").touch()
-    assert (tmp_path / "preds.csv").stat().st_mode == (tmp_path / "plain").stat().st_mode
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_best_rows_are_a_table_like_the_output(tmp_path, ending):
+    path = top_path(tmp_path / f"preds{ending}")
+    assert path.name == f"preds.top{ending}"
+    write_top(path, Shape(CLASSES, [], 1_000_000, {"id": 40}), example())
+    assert_same(joined(read_output(path)), example())
 
 
 @pytest.mark.parametrize("name", ["preds.txt", "preds", "preds.csv.gz", "/dev/null"])
 def test_an_unknown_ending_is_refused(tmp_path, name):
-    with pytest.raises(ConfigError, match=r"no format for this ending, choose \.csv"):
-        check_output(tmp_path / name)
+    for use in (check_output, read_output):
+        with pytest.raises(
+            ConfigError, match=r"no format for this ending, choose \.csv, \.parquet"
+        ):
+            use(tmp_path / name)
+
+
+@pytest.mark.parametrize(("ending", "library"), [(".parquet", "pyarrow"), (".fits", "astropy")])
+def test_a_missing_library_is_named_before_any_work(tmp_path, monkeypatch, ending, library):
+    monkeypatch.setattr("stronglens.engine.sinks.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=rf"needs {library}: pip install 'stronglens\[formats\]'"):
+        check_output(tmp_path / f"preds{ending}")
+    check_output(tmp_path / "preds.vot")
 
 
 def test_places_that_cannot_be_written_are_refused(tmp_path):
@@ -129,19 +244,3 @@ def test_places_that_cannot_be_written_are_refused(tmp_path):
         check_output(tmp_path / "folder.csv")
     with pytest.raises(ConfigError, match="there is no folder"):
         check_output(tmp_path / "absent" / "preds.csv")
-    with pytest.raises(LensError, match="cannot write in /proc"):
-        open_sink(type(tmp_path)("/proc/preds.csv"), CLASSES)
-
-
-def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path, monkeypatch):
-    def full(fd):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    path = tmp_path / "preds.csv"
-    monkeypatch.setattr(os, "fsync", full)
-    with (
-        pytest.raises(LensError, match="No space left on device"),
-        open_sink(path, CLASSES) as sink,
-    ):
-        sink.write(scores(["a"], [[1, 0]]))
-    assert names_in(tmp_path) == []

@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 
 FPRS = (1e-1, 1e-2, 1e-3)
 COMPLETENESSES = (0.5, 0.9, 0.95)
+EACH, SPREAD = 100, 200
+"""points of a stored ROC curve: one for each of the first false positives, then even in log FPR"""
 
 
 def roc_auc(y_N: NDArray[Any], prob_NK: NDArray[Any]) -> dict[int | str, float]:
@@ -76,6 +78,27 @@ def tpr_below_false_positives(is_class_N: NDArray[Any], score_N: NDArray[Any], c
     return tpr_at_fpr(is_class_N, score_N, (count - 0.5) / max(outside, 1))
 
 
+def roc_points(is_class_N: NDArray[Any], score_N: NDArray[Any]) -> dict[str, list[float]]:
+    """Return the ROC curve in at most some 300 points, from the highest threshold down.
+
+    Keys "fpr", "tpr" and "threshold": the shares of the rest and of the class whose score is at
+    least the threshold. Each is a point of the whole curve, the best with its FPR; `tpr_at_fpr`
+    for each of FPRS is among them, and every one with fewer than EACH false positives.
+    Thresholds are finite: there is no point (0, 0) unless a score is above all of the rest's.
+    """
+    _check_two_sided(is_class_N)
+    fpr_T, tpr_T, score_T = roc_curve(is_class_N, score_N, drop_intermediate=False)
+    corner_T = np.r_[fpr_T[1:] > fpr_T[:-1], True] & np.isfinite(score_T)
+    fpr_P = fpr_T[corner_T]
+    outside = int(np.sum(~np.asarray(is_class_N, bool)))
+    few, many = np.arange(EACH) / outside, np.geomspace(min(EACH / outside, 1), 1, SPREAD)
+    wanted = np.concatenate([few[few <= 1], many, FPRS, [1]])
+    index = np.unique(np.searchsorted(fpr_P, wanted, side="right") - 1)
+    kept = np.flatnonzero(corner_T)[index[index >= 0]]
+    curve = {"fpr": fpr_T, "tpr": tpr_T, "threshold": score_T}
+    return {name: values_T[kept].astype(float).tolist() for name, values_T in curve.items()}
+
+
 def purity_at_completeness(
     is_class_N: NDArray[Any], score_N: NDArray[Any], completeness: float
 ) -> float:
@@ -112,7 +135,8 @@ def summarise(
 
     Keys: "roc_auc" {class or "macro": {"value", "low", "high"}}, "accuracy", "confusion"
     (rows true), "tpr_at_fpr" {class: {"0.1": …}}, "tpr0" and "tpr10" {class: …},
-    "purity_at_completeness" {class: {"0.9": …}}, "counts" {class: …}, "bootstrap".
+    "purity_at_completeness" {class: {"0.9": …}}, "counts" {class: …}, "bootstrap", "roc_curve"
+    {class: see `roc_points`}.
     Raises InputError where a class has no cutout, or a probability is not finite.
     """
     y_N, prob_NK = _checked(y_N, prob_NK, classes)
@@ -138,6 +162,7 @@ def summarise(
         ),
         "counts": by_class(lambda c, _: int(c.sum())),
         "bootstrap": {"resamples": n_boot, "seed": seed, "level": 0.95},
+        "roc_curve": by_class(roc_points),
     }
 
 
