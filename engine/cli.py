@@ -1,27 +1,25 @@
 """lens-infer"""
 
-import signal
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import click
 
-from stronglens.engine.config import AUTO, DEVICES, PRECISIONS, EngineConfig
+from stronglens.engine.config import DEVICES, PRECISIONS, EngineConfig, Wanted
+from stronglens.engine.options import (
+    auto_or_count,
+    i_of_n,
+    list_options,
+    share_or_count,
+    survive_any_name,
+)
+from stronglens.engine.signals import Signals
 
 SOME_REJECTED = 3
 """exit code: done, but some inputs have no score"""
-SETTLING = 2.0
-"""seconds that a run which was told to stop has to do so in good order"""
-
-
-def auto_or_count(text: str) -> int:
-    """Return the number that `auto` or a whole number from 1 on stands for."""
-    if text == "auto":
-        return AUTO
-    if not (text.isascii() and text.isdecimal() and int(text) >= 1):
-        raise click.BadParameter(f"{text!r} is neither auto nor a whole number from 1 on")
-    return int(text)
+TOO_MANY_REJECTED = 4
+"""exit code: stopped, since more inputs were rejected than --max-bad bears"""
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -56,6 +54,55 @@ def auto_or_count(text: str) -> int:
     default="auto",
     help="Threads that read and prepare.",
 )
+@list_options
+@click.option(
+    "--encodings",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npy",
+    help="Also write each cutout's encoding (lens finder), (rows, D) float32.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Also write the N best candidates, best first, beside the output (preds.top.csv).",
+)
+@click.option(
+    "--threshold-at-fpr",
+    "max_fpr",
+    type=float,
+    metavar="FPR",
+    help="Candidates are those above the threshold that had this false positive rate in "
+    "validation.",
+)
+@click.option(
+    "--target",
+    metavar="CLASS",
+    default="",
+    show_default=False,
+    help="Class that candidates are ranked by.  [default: lens, where the model has it]",
+)
+@click.option(
+    "--max-bad",
+    type=share_or_count,
+    metavar="5%|N",
+    default="100%",
+    help="Stop (exit status 4) when more cutouts than this are rejected.",
+)
+@click.option("--retry", is_flag=True, help="Try the rejected rows of what is finished again.")
+@click.option(
+    "--shard",
+    type=i_of_n,
+    metavar="i/n",
+    default="1/1",
+    show_default=False,
+    help="Only the i-th of n parts of the inputs, from 1; lens-merge joins them.",
+)
+@click.option(
+    "--plan",
+    is_flag=True,
+    help="Read a sample, say what is there, what would be chosen and how long it takes; stop.",
+)
 @click.option(
     "--doctor",
     is_flag=True,
@@ -69,47 +116,70 @@ def main(
     precision: str,
     batch_size: int,
     workers: int,
+    plan: bool,
     doctor: bool,
+    **wanted: Any,
 ) -> None:
     """Classify cutouts: one row per INPUT, in order, with its class probabilities.
 
-    INPUT is a .npy, .png or .jpg file with one cutout, a folder of them (searched with all
-    its folders), or a quoted pattern such as 'catalog/*.npy', which has no limit of length.
-    Put -- before names that begin with a dash.
+    INPUT is a file, a folder (searched with all its folders), a quoted pattern such as
+    'catalog/*.npy' (which has no limit of length), @list.txt with a name a line, or - for names
+    on standard input. Files hold one cutout (.npy .fits .png .jpg) or many (stacked .npy .npz
+    .h5 .zarr .parquet .tar); a .csv, .parquet or FITS table with a path column is a catalogue,
+    whose other columns are carried through. Put -- before names that begin with a dash.
 
-    A cutout that cannot be scored is a row with status rejected, a reason and no
-    probabilities. The file appears complete or not at all. Names are written as they are: a
-    spreadsheet may take one that begins with = for a formula.
+    A cutout that cannot be scored is a row with status rejected, a reason and no probabilities.
+    The output appears complete or not at all; its ending says the format: .csv .parquet .fits
+    .vot. Until then what is finished is kept beside it: the same command goes on from there.
 
-    Exit status: 0 all scored, 1 an error and nothing written, 2 wrong usage, 3 some rejected.
+    Exit status: 0 all scored, 1 an error or a stop, 2 wrong usage, 3 some rejected, 4 too many
+    rejected.
     """
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    survive_any_name()
     if doctor:
         _diagnose(model)
         return
     if not inputs:
         raise click.UsageError("Missing argument 'INPUT...'.")
-    signals = _Signals()
-    from stronglens.engine.errors import LensError  # what takes long to import is imported now
+    signals = Signals()
+    from stronglens.engine.errors import (  # what takes long to import is imported now
+        LensError,
+        TooManyRejectedError,
+    )
 
     try:
-        from stronglens.engine.pipeline import classify
-
         config = EngineConfig(
             device=device, precision=precision, batch_size=batch_size, workers=workers
         )
-        report = classify(inputs, model=model, out=out, config=config, check=signals.check)
+        wishes = Wanted(**{name: value for name, value in wanted.items() if value is not None})
+        if plan:
+            from stronglens.engine.plan import make_plan
+
+            click.echo(make_plan(inputs, model=model, out=out, wanted=wishes, config=config))
+            return
+        from stronglens.engine.pipeline import classify
+
+        report = classify(
+            inputs, model=model, out=out, wanted=wishes, config=config, check=signals.check
+        )
     except BaseException as err:
         if signals.came:
-            message = f"stopped by {signals.came}: {out} was not written"
-            raise click.ClickException(message) from err
+            raise click.ClickException(_stopped(signals.came, out)) from err
         if isinstance(err, LensError):
-            raise click.ClickException(str(err)) from err
+            failure = click.ClickException(str(err))
+            failure.exit_code = TOO_MANY_REJECTED if isinstance(err, TooManyRejectedError) else 1
+            raise failure from err
         raise
     click.echo(report)
     if report.rejected:
         sys.exit(SOME_REJECTED)
+
+
+def _stopped(signal: str, out: Path) -> str:
+    return (
+        f"stopped by {signal}: {out} was not written. What is finished is kept beside it: run the "
+        "same command to go on"
+    )
 
 
 def _diagnose(model: Path | None) -> None:
@@ -117,30 +187,3 @@ def _diagnose(model: Path | None) -> None:
 
     for line in diagnose(model):
         click.echo(line)
-
-
-class _Signals:
-    """Notes SIGINT and SIGTERM, so that a run ends between two steps.
-
-    Raised at once, they would be swallowed by compiled code that happens to call Python, or
-    leave a library half loaded. Only one that is repeated after SETTLING seconds is.
-    """
-
-    def __init__(self) -> None:
-        self.came = ""
-        self._first = 0.0
-        for each in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(each) is not signal.SIG_IGN:
-                signal.signal(each, self._note)
-
-    def check(self) -> None:
-        """Raise KeyboardInterrupt if a signal came."""
-        if self.came:
-            raise KeyboardInterrupt
-
-    def _note(self, signum: int, frame: object) -> None:
-        if not self.came:
-            self.came = signal.Signals(signum).name
-            self._first = time.monotonic()
-        elif time.monotonic() - self._first > SETTLING:
-            raise KeyboardInterrupt

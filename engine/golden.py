@@ -14,7 +14,7 @@ DEFAULT_TOLERANCE = 5e-2
 """of a precision for which the bundle records no parity"""
 
 
-def replay(bundle: Bundle, backend: Backend, *, encodings: bool = False) -> None:
+def replay(bundle: Bundle, backend: Backend, *, encodings: bool = False) -> int:
     """Prepare and score the golden cutouts and compare them with what the bundle holds.
 
     Args:
@@ -22,11 +22,15 @@ def replay(bundle: Bundle, backend: Backend, *, encodings: bool = False) -> None
         backend: opened for this bundle.
         encodings: whether it was opened to return them too.
 
+    Returns:
+        How long an encoding is; 0 without.
+
     Raises:
         BackendError: they differ; the model must not be used here.
     """
     golden = bundle.golden()
     prob_NK = backend.run(golden.x_NHW)  # first: the kernels may still be compiled meanwhile
+    length = prob_NK.shape[1] - len(bundle.manifest.classes) if encodings else 0
     if encodings:
         prob_NK = prob_NK[:, : len(bundle.manifest.classes)]
     _replay_prepare(golden, bundle.manifest.preprocess)
@@ -47,6 +51,7 @@ def replay(bundle: Bundle, backend: Backend, *, encodings: bool = False) -> None
             f"the golden cutouts' probabilities are off by {worst:.2g} in {backend.precision} on "
             f"this machine, more than {limit:.2g}: choose another --precision or --device"
         )
+    return length
 
 
 def tolerance(bundle: Bundle, precision: str) -> float:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from stronglens.engine.batches import REJECTED, Scores
 from stronglens.engine.errors import ConfigError, LensError
+from stronglens.engine.sinks.atomic import replacing
 
 try:
     import fcntl
@@ -110,7 +111,7 @@ class Parts:
                     raise ConfigError(f"there is no folder {self.folder.parent}") from None
                 continue  # the run before has just removed its folder
             except OSError as err:
-                raise LensError(f"cannot write {self.folder}: {err.strerror}") from err
+                raise LensError(f"cannot write in {self.folder}: {err.strerror}") from err
             self._lock_file(fd, file)
             if _is_still(fd, file):
                 with suppress(OSError):  # a full disk shows where rows are written
@@ -142,13 +143,11 @@ class Parts:
         mine = json.loads(json.dumps({"format": FORMAT, **run}))
         try:
             found = json.loads(file.read_text()) if file.exists() else None
-            if found is None:
-                self._write(file.name, (json.dumps(mine, indent=2) + "\n").encode())
-        except ValueError:
+        except (ValueError, OSError):
             found = {}
-        except OSError as err:
-            raise self._failed(err) from err
-        if found is not None and found != mine:
+        if found is None:
+            self._write(file.name, (json.dumps(mine, indent=2) + "\n").encode())
+        elif found != mine:
             others = sorted(k for k in {*mine, *found} if mine.get(k) != found.get(k))
             raise LensError(
                 f"{self.folder} holds finished rows of another run; it differs in "
@@ -212,24 +211,16 @@ class Parts:
         np.save(buffer, records, allow_pickle=False)
         data = buffer.getvalue()
         name = f"{start:010d}-{start + len(records):010d}.{zlib.crc32(data):08x}.npy"
-        try:
-            self._write(name, data)
-        except OSError as err:
-            raise self._failed(err) from err
+        self._write(name, data)
         return name
 
     def _write(self, name: str, data: bytes) -> None:
-        """Make a file that is on disk and whole once it has its name."""
-        temporary = self.folder / f"{name}.partial"
         try:
-            with temporary.open("wb") as file:
+            with replacing(self.folder / name) as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.folder / name)
-            sync_folder(self.folder)
-        finally:
-            temporary.unlink(missing_ok=True)
+        except LensError as err:
+            kept = f"{self.done:,} finished rows are kept" if self.done else "no row was finished"
+            raise LensError(f"{err}; {kept}, and the same command goes on from there") from err
 
     def records(self) -> Iterator[Records]:
         """Yield the finished rows, a part at a time."""
@@ -238,6 +229,10 @@ class Parts:
             if records is None:
                 raise LensError(f"{self.folder / name} was changed while the run went on")
             yield records
+
+    def count_rejected(self) -> int:
+        """Return how many of the finished rows are rejected."""
+        return sum(int(((each["flags"] & REJECTED) != 0).sum()) for each in self.records())
 
     def retry(self) -> Iterator[tuple[int, Records]]:
         """Yield (first row, records) of each part with rejected rows; what is changed is kept."""
@@ -256,13 +251,6 @@ class Parts:
         """Let the folder go when the block is left: the output is written."""
         self._removed = True
 
-    def _failed(self, err: OSError) -> LensError:
-        kept = f"{self.done:,} finished rows are kept" if self.done else "nothing was finished"
-        return LensError(
-            f"cannot write in {self.folder}: {err.strerror}; {kept}: make room, and run the same "
-            "command again"
-        )
-
 
 def _is_still(fd: int, file: Path) -> bool:
     """Return whether a locked file still has its name."""
@@ -270,12 +258,3 @@ def _is_still(fd: int, file: Path) -> bool:
         return os.path.samestat(os.fstat(fd), file.stat())
     except FileNotFoundError:
         return False
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlive a power cut."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -1,25 +1,27 @@
-"""The whole engine: list, feed, run, write."""
+"""The whole engine: list, feed, run, keep what is done, write."""
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
-
 from stronglens.engine.backends import Backend, open_backend
-from stronglens.engine.batches import REJECTED, Batch, Flag, Scores
 from stronglens.engine.bundle import Bundle, load_bundle, newest_bundle
+from stronglens.engine.candidates import Top, candidates
 from stronglens.engine.clock import StageClock
-from stronglens.engine.config import EngineConfig
-from stronglens.engine.feed import feed
+from stronglens.engine.config import EngineConfig, Wanted
 from stronglens.engine.golden import replay
+from stronglens.engine.identity import Run, describe
 from stronglens.engine.machine import usable_cores
-from stronglens.engine.progress import Progress, say
+from stronglens.engine.output import finished_rows, remove_unfinished, write_output
+from stronglens.engine.parts import Parts
+from stronglens.engine.progress import say
 from stronglens.engine.report import RunReport, threads
-from stronglens.engine.sinks import Sink, check_output, open_sink
+from stronglens.engine.restore import restore
+from stronglens.engine.scoring import Scoring, auto_workers
+from stronglens.engine.shards import shard_path, shard_rows
+from stronglens.engine.sinks import Shape, check_output
 from stronglens.engine.sources import open_source
 from stronglens.engine.warmup import warming_up
 
@@ -29,126 +31,124 @@ def classify(
     *,
     model: Path | None = None,
     out: Path,
+    wanted: Wanted | None = None,
     config: EngineConfig | None = None,
     stderr: TextIO | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> RunReport:
     """Score every cutout of `inputs` and write one row each to `out`.
 
+    What is finished is kept beside `out` until all of it is: the same call goes on from there,
+    whatever ended the one before.
+
     Args:
-        inputs: files, folders and patterns; see `open_source`.
+        inputs: files, folders, patterns, lists and catalogues; see `open_source`.
         model: a bundle; None: the newest one under bundles/.
         out: the file to write; see `open_sink`.
+        wanted: what else to write, and how to take the inputs.
         config: how to use the machine.
         stderr: gets the line on what was chosen, and the progress.
-        check: called between the steps; what it raises ends the run, and nothing is written.
+        check: called between the steps; what it raises ends the run, with what is done kept.
 
     Raises:
         LensError: nothing to read, no such model, a device that is not there, an output that
-            cannot be written, or a model that does not answer as it did where it was made.
-            Nothing is then written.
+            cannot be written, one that another run is writing or has begun, a model that does
+            not answer as it did where it was made, or too many rejected cutouts. `out` is then
+            as it was.
     """
-    config = config or EngineConfig()
-    stderr = stderr or sys.stderr
+    wanted, config, stderr = wanted or Wanted(), config or EngineConfig(), stderr or sys.stderr
     clock = StageClock()
+    out = shard_path(out, wanted.shard)
     check_output(out)
     with clock.timing("start"):
         bundle = load_bundle(model or newest_bundle())
+        top = candidates(bundle.manifest, wanted)
     check()
-    with clock.timing("list"):
-        source = open_source(inputs)
-    check()
-    with open_sink(out, bundle.manifest.classes) as sink:
+    with Parts(out, seconds=config.part_seconds) as parts:
+        with clock.timing("list"):
+            source = open_source(
+                inputs,
+                band=wanted.band,
+                stacked=wanted.stacked,
+                null_separated=wanted.null_separated,
+            )
+        check()
         with clock.timing("start"), warming_up(source, bundle.manifest.preprocess):
-            backend = _open_and_replay(bundle, config, check, stderr)
+            backend, encoding = _open_and_replay(bundle, config, wanted, check, stderr)
         with closing(backend):
-            report = RunReport(
-                out=out,
-                classes=bundle.manifest.classes,
-                model=bundle.path,
-                label=backend.label,
-                workers=config.workers or auto_workers(backend.device, usable_cores()),
-                skipped=source.skipped,
-                duplicates=source.duplicates,
-                seconds=clock.seconds,
-            )
+            rows = shard_rows(len(source), wanted.shard)
+            run = describe(bundle, source, rows, wanted.band, backend, encoding)
+            parts.agree(run.identity, run.dtype)
+            report = _begin(out, run, backend, config, parts, clock)
             say(f"{report.label}; fed by {threads(report.workers)}\n", stderr)
-            batches = feed(
-                source,
-                bundle.manifest.preprocess,
-                batch_size=backend.batch_size,
-                workers=report.workers,
-                buffer=backend.buffer,
-                ahead=config.ahead,
-                clock=clock,
-            )
-            with closing(batches), Progress(len(source), stderr) as progress:
-                _score_all(batches, backend, sink, report, clock, progress, check)
+            scoring = Scoring(run, backend, parts, report, config, clock, check)
+            if wanted.retry:
+                restore(out, run, parts, wanted.encodings)
+                tried, mended = scoring.try_again()
+                say(f"tried {tried:,} rejected cutouts again: {mended:,} are scored now\n", stderr)
+            report.resumed = parts.done
+            if parts.done:
+                say(f"going on after {parts.done:,} of {len(run):,} rows\n", stderr)
+            scoring.go_on(wanted.max_bad, stderr)
+        with clock.timing("finish"):
+            _finish(run, parts, report, top, wanted, check)
     return report
 
 
 def _open_and_replay(
-    bundle: Bundle, config: EngineConfig, check: Callable[[], None], stderr: TextIO
-) -> Backend:
+    bundle: Bundle, config: EngineConfig, wanted: Wanted, check: Callable[[], None], stderr: TextIO
+) -> tuple[Backend, int]:
+    """Return the backend, and how long an encoding is (0 where none is wanted)."""
     backend = open_backend(
         bundle,
         device=config.device,
         precision=config.precision,
         threads=config.threads,
         batch_size=config.batch_size,
+        encodings=wanted.encodings is not None,
         say=lambda line: say(f"{line}\n", stderr),
         check=check,
     )
     check()
-    replay(bundle, backend)
+    encoding = replay(bundle, backend, encodings=wanted.encodings is not None)
     check()
-    return backend
+    return backend, encoding
 
 
-def auto_workers(device: str, cores: int) -> int:
-    """Return how many threads feed the model.
+def _begin(
+    out: Path, run: Run, backend: Backend, config: EngineConfig, parts: Parts, clock: StageClock
+) -> RunReport:
+    return RunReport(
+        out=out,
+        classes=run.bundle.manifest.classes,
+        model=run.bundle.path,
+        label=backend.label,
+        workers=config.workers or auto_workers(backend.device, usable_cores()),
+        skipped=run.source.skipped,
+        duplicates=run.source.duplicates,
+        seconds=clock.seconds,
+    )
 
-    One thread prepares tens of thousands of cutouts a second, more than any CPU can score; the
-    second hides the waits of slow storage. Beside a GPU a few more hide longer ones: the cores
-    have nothing else to do.
-    """
-    return 2 if device == "cpu" else max(2, min(4, cores))
 
-
-def _score_all(
-    batches: Iterator[Batch],
-    backend: Backend,
-    sink: Sink,
+def _finish(
+    run: Run,
+    parts: Parts,
     report: RunReport,
-    clock: StageClock,
-    progress: Progress,
+    top: Top | None,
+    wanted: Wanted,
     check: Callable[[], None],
 ) -> None:
-    begin = time.perf_counter()
-    while True:
-        with clock.timing("wait"):
-            batch = next(batches, None)
-        check()
-        if batch is None:
-            break
-        with clock.timing("run"):
-            scores = score(batch, backend, len(report.classes))
-        with clock.timing("write"):
-            sink.write(scores)
-        report.count(scores)
-        progress.add(len(scores.ids))
-    report.wall = time.perf_counter() - begin
-
-
-def score(batch: Batch, backend: Backend, num_classes: int) -> Scores:
-    """Run a batch; rows that are rejected, or whose probabilities are not finite, are NaN."""
-    flags_B = batch.flags_B.copy()
-    rejected_B = (flags_B & REJECTED) != 0
-    if rejected_B.all():
-        prob_BK = np.full((len(batch.ids), num_classes), np.nan, np.float32)
-    else:
-        prob_BK = backend.run(batch.x_BHW)
-        finite_B = np.isfinite(prob_BK).all(axis=1)
-        flags_B[~finite_B & ~rejected_B] |= np.uint16(Flag.UNSCORED)
-        prob_BK[rejected_B | ~finite_B] = np.nan
-    return Scores(batch.ids, prob_BK, flags_B, batch.nan_frac_B.copy())
+    """Write the output, and let go of the parts."""
+    source, encodings = run.source, wanted.encodings and shard_path(wanted.encodings, wanted.shard)
+    if report.resumed == len(run):  # the run before may have been killed while it wrote
+        remove_unfinished(report.out, encodings)
+    write_output(
+        finished_rows(run, parts),
+        Shape(report.classes, source.columns, len(run), source.longest),
+        report,
+        run.identity,
+        top=top,
+        encodings=encodings,
+        check=check,
+    )
+    parts.remove()

@@ -11,13 +11,15 @@ LOG_SECONDS = 30.0
 class Progress:
     """Counts cutouts; a context manager that leaves the terminal's line clean."""
 
-    def __init__(self, total: int, stream: TextIO) -> None:
+    def __init__(self, total: int, stream: TextIO, *, done: int = 0) -> None:
+        """Begin with `done` of `total` already done, which say nothing of the rate."""
         self._total = total
+        self._before = done
         self._stream = stream
         self._terminal = stream.isatty()
         self._period = TERMINAL_SECONDS if self._terminal else LOG_SECONDS
         self._start = self._shown = time.monotonic()
-        self._done = 0
+        self._done = done
 
     def __enter__(self) -> "Progress":
         return self
@@ -28,7 +30,7 @@ class Progress:
         now = time.monotonic()
         if now - self._shown >= self._period:
             self._shown = now
-            line = describe(self._done, self._total, now - self._start)
+            line = describe(self._done, self._total, now - self._start, self._before)
             say(f"\r\x1b[2K{line}" if self._terminal else f"{line}\n", self._stream)
 
     def __exit__(self, *error: object) -> None:
@@ -43,9 +45,12 @@ def say(text: str, stream: TextIO) -> None:
         stream.flush()
 
 
-def describe(done: int, total: int, seconds: float) -> str:
-    """Return the line: how many of how many, at what rate, how long still."""
-    rate = done / seconds if seconds > 0 else 0.0
+def describe(done: int, total: int, seconds: float, before: int = 0) -> str:
+    """Return the line: how many of how many, at what rate, how long still.
+
+    `before` of those done were done before the clock began.
+    """
+    rate = (done - before) / seconds if seconds > 0 else 0.0
     left = duration((total - done) / rate) if rate else "unknown"
     return f"{done:,} of {total:,} cutouts, {rate:,.0f}/s, {left} left"
 

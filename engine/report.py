@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stronglens.engine.batches import REJECTED, Flag, Scores, reason
+from stronglens.engine.batches import FLAGGED, REJECTED, Flag, Rows, reason
 from stronglens.engine.progress import duration
 
 
@@ -23,13 +23,23 @@ class RunReport:
     skipped: int = 0
     """files in folders that are no cutouts"""
     duplicates: int = 0
+    """names given more than once"""
+    resumed: int = 0
+    """rows that were finished before this run began"""
     ok: int = 0
+    """scored, and nothing to remark"""
+    flagged: int = 0
+    """scored, but to be looked at twice"""
     filled: int = 0
     """scored cutouts with missing pixels that were filled"""
     labels: Counter[str] = field(default_factory=Counter)
     """scored cutouts by class"""
+    flags: Counter[str] = field(default_factory=Counter)
+    """flagged cutouts by flag"""
     rejected: Counter[str] = field(default_factory=Counter)
     """rejected cutouts by reason"""
+    notes: list[str] = field(default_factory=list)
+    """what else was written, and by which rule"""
     wall: float = 0.0
     """seconds from the first cutout to the last row"""
     seconds: Counter[str] = field(default_factory=Counter)
@@ -38,16 +48,20 @@ class RunReport:
 
     @property
     def inputs(self) -> int:
-        """How many rows there are: ok + rejected."""
-        return self.ok + self.rejected.total()
+        """How many rows there are: ok + flagged + rejected."""
+        return self.ok + self.flagged + self.rejected.total()
 
-    def count(self, scores: Scores) -> None:
-        """Add a batch."""
-        flags_B = scores.flags_B
+    def count(self, rows: Rows) -> None:
+        """Add rows."""
+        flags_B = rows.flags_B
         good_B = (flags_B & REJECTED) == 0
-        self.ok += int(good_B.sum())
+        twice_B = good_B & ((flags_B & FLAGGED) != 0)
+        self.ok += int((good_B & ~twice_B).sum())
+        self.flagged += int(twice_B.sum())
+        for flag in FLAGGED:
+            self.flags[str(flag.name).lower()] += int((good_B & ((flags_B & flag) != 0)).sum())
         self.filled += int((good_B & ((flags_B & Flag.NONFINITE) != 0)).sum())
-        best_B = scores.prob_BK[good_B].argmax(axis=1)
+        best_B = rows.prob_BK[good_B].argmax(axis=1)
         for name, n in zip(
             self.classes, np.bincount(best_B, minlength=len(self.classes)).tolist(), strict=True
         ):
@@ -66,20 +80,25 @@ class RunReport:
         return "preparing the cutouts: more --workers would help, where there are more cores"
 
     def __str__(self) -> str:
-        rate = self.inputs / self.wall if self.wall else 0.0
+        fresh = self.inputs - self.resumed
+        rate = fresh / self.wall if self.wall else 0.0
+        before = f"; {self.resumed:,} were finished before" if self.resumed else ""
         lines = [
-            f"{self.inputs:,} cutouts = {self.ok:,} scored + {self.rejected.total():,} rejected, "
-            f"in {duration(self.wall)}: {rate:,.{0 if rate >= 100 else 1}f} cutouts/s",
+            f"{self.inputs:,} cutouts = {self.ok:,} ok + {self.flagged:,} flagged + "
+            f"{self.rejected.total():,} rejected, in {duration(self.wall)}: "
+            f"{rate:,.{0 if rate >= 100 else 1}f} cutouts/s{before}",
             *self._table(),
-            *self._times(),
-            f"  bound by  {self.bound()}",
+            *(self._times() if fresh else []),
             f"  model     {self.model}",
             f"  output    {self.out}",
+            *(f"            {note}" for note in self.notes),
         ]
         return "\n".join(lines)
 
     def _table(self) -> list[str]:
-        lines = ["  scored    " + _counts(self.labels)] if self.ok else []
+        lines = ["  scored    " + _counts(self.labels)] if self.ok + self.flagged else []
+        if self.flagged:
+            lines.append("  flagged   " + _counts(+self.flags))
         if self.rejected:
             lines.append("  rejected  " + _counts(Counter(dict(self.rejected.most_common()))))
         notes = [
@@ -87,7 +106,7 @@ class RunReport:
             for n, what in (
                 (self.filled, "scored with missing pixels filled"),
                 (self.skipped, "other files skipped"),
-                (self.duplicates, "named twice and kept once"),
+                (self.duplicates, "named more than once"),
             )
             if n
         ]
@@ -100,6 +119,7 @@ class RunReport:
             f"{s['run']:.2f} s, write {s['write']:.2f} s, wait for cutouts {s['wait']:.2f} s",
             f"  feed      read {s['read']:.2f} s, prepare {s['prepare']:.2f} s, "
             f"summed over {threads(self.workers)}",
+            f"  bound by  {self.bound()}",
         ]
 
 
