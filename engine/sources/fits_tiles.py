@@ -1,0 +1,72 @@
+"""Expand a tile-compressed FITS image with astropy."""
+
+import io
+import math
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stronglens.engine.batches import Flag
+from stronglens.engine.errors import CutoutError
+from stronglens.engine.sources.files import MAX_BYTES
+from stronglens.engine.sources.fits_units import BLOCK, CARD, END, Bytes, Unit
+
+NEEDED = re.compile(
+    rb"XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|T(TYPE|FORM|SCAL|ZERO)\d+|THEAP|BSCALE|BZERO"
+    rb"|BLANK|Z(IMAGE|SIMPLE|TENSION|BITPIX|NAXIS\d*|TILE\d+|CMPTYPE|NAME\d+|VAL\d+|MASKCMP)"
+    rb"|Z(QUANTIZ|DITHER0|BLANK|SCALE|ZERO|PCOUNT|GCOUNT)"
+)
+"""The cards that decompression rests on. astropy sees no others: what surveys write into the
+rest of their headers is not always to its liking, and none of it is a pixel."""
+
+PRIMARY = b"".join(
+    card.ljust(CARD)
+    for card in (
+        b"SIMPLE  =                    T",
+        b"BITPIX  =                    8",
+        b"NAXIS   =                    0",
+        b"EXTEND  =                    T",
+    )
+)
+
+
+def decompress(unit: Unit, file: Bytes) -> NDArray[Any]:
+    """Return the image of a compressed unit in physical units, NaN where blank.
+
+    Raises:
+        CutoutError: UNREADABLE where astropy is missing, MALFORMED, or SHAPE where the unit or
+            one of its tiles is too large.
+    """
+    try:
+        from astropy.io import fits
+    except ImportError as err:
+        raise CutoutError(Flag.UNREADABLE, MISSING_ASTROPY) from err
+    data = _alone(unit, file)
+    try:
+        with fits.open(io.BytesIO(data), memmap=False) as found:
+            return np.asarray(found[1].data)
+    except Exception as err:  # its decoders raise what they stumble over, of any kind
+        raise CutoutError(Flag.MALFORMED, f"unit {unit.number}: {err}") from err
+
+
+MISSING_ASTROPY = "tile-compressed FITS needs astropy: pip install 'stronglens[formats]'"
+
+
+def _alone(unit: Unit, file: Bytes) -> bytes:
+    """Return a file that holds the unit and nothing else."""
+    size = unit.size()
+    tile = math.prod(unit.integer(f"ZTILE{i}", 1) for i in range(1, unit.integer("ZNAXIS") + 1))
+    if size > MAX_BYTES or not 0 <= tile * 8 <= MAX_BYTES:
+        raise CutoutError(Flag.SHAPE, f"{size} compressed bytes, tiles of {tile} pixels")
+    data = file.at(unit.start, size)
+    if len(data) < size:
+        raise CutoutError(Flag.MALFORMED, f"truncated: {len(data)} of {size} compressed bytes")
+    cards = (key.ljust(8) + b"= " + value for key, value in unit.cards.items())
+    header = b"".join(card for card in cards if NEEDED.fullmatch(card[:8].rstrip()))
+    return _padded(PRIMARY + END, b" ") + _padded(header + END, b" ") + _padded(data, b"\0")
+
+
+def _padded(data: bytes, filling: bytes) -> bytes:
+    return data + filling * (-len(data) % BLOCK)

@@ -1,0 +1,273 @@
+"""Read cutouts from a dataset N×H×W in an HDF5 file, with h5py.
+
+h5py lets one thread at a time into the HDF5 library; so does the lock of the open files here,
+which keeps a file from being closed while it is read. What is decompressed is kept for the next
+cutout, and serving that needs no lock of h5py. Nothing outside the file is ever opened: no
+external link, no external storage, no virtual dataset.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from stronglens.engine.batches import Flag
+from stronglens.engine.errors import CutoutError, InputError
+from stronglens.engine.sources.arrays import (
+    MAX_ARRAYS,
+    SLACK,
+    Stored,
+    block_rows,
+    chunks_of,
+    count_of,
+    id_texts,
+    listed,
+    one_band,
+    part,
+    the_ids,
+    the_images,
+)
+from stronglens.engine.sources.entries import Choice, Entry, Many
+from stronglens.engine.sources.kept import BLOCK_BYTES, OPEN_FILES, Identity, Kept, identity
+
+if TYPE_CHECKING:
+    import h5py
+
+ENDINGS = (".h5", ".hdf5", ".hdf")
+MANY: Many = "always"
+MAX_LINKS = 16
+"""soft links that are followed to find one dataset"""
+ID_ROWS = 1 << 12
+
+_FILES: Kept[Any] = Kept(OPEN_FILES, drop=lambda file: file.close())
+_PLANS: Kept["_Plan"] = Kept(1 << 8)
+_BLOCKS: Kept[NDArray[Any]] = Kept(BLOCK_BYTES, weigh=lambda block: block.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A dataset that can be read: its path in the file, what it holds, and its chunks."""
+
+    name: str
+    stored: Stored
+    chunks: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hdf5Cutout:
+    """A cutout in an HDF5 file."""
+
+    entry: Entry
+    band: str
+
+    @property
+    def id(self) -> str:
+        """What its row is called."""
+        return self.entry.id
+
+    def read(self) -> NDArray[Any]:
+        """Return the array as stored, read-only.
+
+        Raises:
+            CutoutError: MISSING (also where its pixels were never written), UNREADABLE (also
+                where a filter is not installed), MALFORMED, DTYPE or SHAPE.
+        """
+        try:
+            return one_band(_pixels(self.entry), self.band)
+        except InputError as err:
+            raise CutoutError(Flag.SHAPE, str(err)) from err
+
+
+def cutout(entry: Entry, band: str) -> Hdf5Cutout:
+    """Return a cutout of a listing; nothing is opened yet."""
+    return Hdf5Cutout(entry, band)
+
+
+def entries(path: str, inside: str, choice: Choice) -> Iterator[Entry]:
+    """List the cutouts of a file, or of one dataset in it.
+
+    Raises:
+        InputError: h5py is missing, or which dataset or band is meant is open.
+        CutoutError: it cannot be listed.
+    """
+    name, row = part(inside)
+    if row is not None:
+        return iter([Entry(path, inside)])
+    key = identity(path)
+    with _FILES.lock, _mapped():
+        file = _opened(key)
+        arrays = _datasets(file)
+        chosen = name.strip("/") or the_images(arrays, path)
+        dataset = _dataset(file, chosen)
+        stored = Stored(dataset.shape, dataset.dtype)
+        count = count_of(stored, choice, f"{path}#/{chosen}")
+        ids = the_ids(arrays, chosen) if count is not None and chosen in arrays else ""
+    return listed(path, name, count, _ids(key, ids, count or 0) if ids else None)
+
+
+def _ids(key: Identity, name: str, count: int) -> Iterator[str]:
+    for start in range(0, count, ID_ROWS):
+        with _FILES.lock, _mapped():
+            values = _dataset(_opened(key), name)[start : start + ID_ROWS]
+        yield from id_texts(values)
+
+
+def _pixels(entry: Entry) -> NDArray[Any]:
+    """Return a step along the first axis of a dataset, or all of it."""
+    name, row = part(entry.inside)
+    key = identity(entry.path)
+    plan = _PLANS.get((key, name), lambda: _plan(key, name))
+    if row is None:
+        return _whole(key, plan)
+    if len(plan.stored.shape) not in (3, 4) or row >= plan.stored.shape[0]:
+        raise CutoutError(Flag.MISSING, f"no cutout {row} in shape {plan.stored.shape}")
+    rows = block_rows(plan.stored, plan.chunks)
+    first = row - row % rows
+
+    def make() -> NDArray[Any]:
+        return _block(key, plan, first, rows)
+
+    block = make() if rows == 1 else _BLOCKS.get((key, plan.name, first), make)
+    pixels: NDArray[Any] = block[row - first]
+    return pixels
+
+
+def _plan(key: Identity, name: str) -> _Plan:
+    """Find a dataset, and see that it can be read; the lock is held as short as that takes."""
+    with _FILES.lock, _mapped():
+        file = _opened(key)
+        found = name.strip("/") or the_images(_datasets(file), key[0])
+        dataset = _dataset(file, found)
+        return _Plan(found, _checked(dataset), dataset.chunks)
+
+
+def _block(key: Identity, plan: _Plan, first: int, rows: int) -> NDArray[Any]:
+    with _FILES.lock, _mapped():
+        dataset = _dataset(_opened(key), plan.name)
+        _refuse_absent(dataset, plan, first)
+        block: NDArray[Any] = dataset[first : first + rows]
+    block.flags.writeable = False
+    return block
+
+
+def _whole(key: Identity, plan: _Plan) -> NDArray[Any]:
+    """Return a dataset that is one cutout, with bands where it has three axes."""
+    shape = plan.stored.shape
+    if len(shape) not in (2, 3):
+        raise CutoutError(Flag.SHAPE, f"shape {shape}, expected H×W")
+    block_rows(Stored((1, *shape), plan.stored.dtype), None)
+    with _FILES.lock, _mapped():
+        dataset = _dataset(_opened(key), plan.name)
+        for row in range(0, shape[0], plan.chunks[0] if plan.chunks else shape[0]):
+            _refuse_absent(dataset, plan, row)
+        pixels: NDArray[Any] = dataset[()]
+    return pixels
+
+
+def _checked(dataset: "h5py.Dataset") -> Stored:
+    """Return what a dataset's header says; raise CutoutError where it cannot be read."""
+    import h5py
+
+    stored = Stored(dataset.shape or (), dataset.dtype)
+    if stored.dtype.kind not in "biuf":
+        raise CutoutError(Flag.DTYPE, f"{stored.dtype}, expected integers or floats")
+    if 0 in stored.shape:
+        raise CutoutError(Flag.SHAPE, f"shape {stored.shape}")
+    plan = dataset.id.get_create_plist()
+    if dataset.is_virtual or plan.get_external_count():
+        raise CutoutError(Flag.UNREADABLE, "its pixels lie in other files, which are not opened")
+    for i in range(plan.get_nfilters()):
+        code, _, _, name = plan.get_filter(i)
+        if not h5py.h5z.filter_avail(code):
+            raise CutoutError(
+                Flag.UNREADABLE,
+                f"needs the HDF5 filter {code} ({name.decode('ascii', 'replace')}), which is not "
+                "installed: pip install hdf5plugin has the usual ones",
+            )
+    return stored
+
+
+def _refuse_absent(dataset: "h5py.Dataset", plan: _Plan, row: int) -> None:
+    """Raise CutoutError where chunks were never written, which HDF5 would read as fill values."""
+    if plan.chunks is None:
+        compact = dataset.id.get_create_plist().get_layout() == 0
+        if not compact and dataset.id.get_offset() is None:
+            raise CutoutError(Flag.MISSING, "its pixels were never written")
+        return
+    size = math.prod(plan.chunks) * plan.stored.dtype.itemsize
+    for place in chunks_of(plan.stored, plan.chunks, row):
+        info = dataset.id.get_chunk_info_by_coord(place)
+        if info.byte_offset is None:
+            raise CutoutError(Flag.MISSING, f"the chunk at {place} was never written")
+        if info.size > 2 * size + SLACK:
+            raise CutoutError(Flag.MALFORMED, f"the chunk at {place} has {info.size} bytes")
+
+
+def _opened(key: Identity) -> "h5py.File":
+    """Return an open file; hold the lock of `_FILES` while it is used."""
+    try:
+        import h5py
+    except ImportError as err:
+        raise InputError("HDF5 needs h5py: pip install 'stronglens[formats]'") from err
+    with suppress(ImportError):
+        import hdf5plugin  # noqa: F401 - registers the filters that it brings
+
+    def make() -> Any:
+        return h5py.File(os.fsencode(key[0]), "r", locking="best-effort")
+
+    return _FILES.get(key, make)
+
+
+def _datasets(file: "h5py.File") -> dict[str, Stored]:
+    """Return the datasets of a file by their paths; no links out of it or within it count."""
+    import h5py
+
+    found: dict[str, Stored] = {}
+
+    def visit(name: str, each: object) -> bool | None:
+        if isinstance(each, h5py.Dataset) and each.shape is not None:
+            with suppress(TypeError):  # of a type that numpy lacks
+                if each.dtype.kind != "O" or h5py.check_string_dtype(each.dtype):
+                    found[name] = Stored(each.shape, each.dtype)
+        return True if len(found) > MAX_ARRAYS else None
+
+    file.visititems(visit)
+    return found
+
+
+def _dataset(file: "h5py.File", name: str) -> "h5py.Dataset":
+    """Return a dataset of this file by its path; soft links are followed, external ones refused."""
+    import h5py
+
+    steps, links = [step for step in name.split("/") if step], 0
+    here: Any = file
+    while steps:
+        step = steps.pop(0)
+        link = here.get(step, getlink=True) if isinstance(here, h5py.Group) else None
+        if isinstance(link, h5py.SoftLink) and links < MAX_LINKS:
+            links += 1
+            here = file if link.path.startswith("/") else here
+            steps = [*(each for each in link.path.split("/") if each not in ("", ".")), *steps]
+        elif isinstance(link, h5py.HardLink):
+            here = here[step]
+        elif isinstance(link, h5py.ExternalLink):
+            raise CutoutError(Flag.UNREADABLE, f"{step} is a link to another file, not followed")
+        else:
+            raise CutoutError(Flag.MISSING, f"no dataset {name}")
+    if not isinstance(here, h5py.Dataset):
+        raise CutoutError(Flag.MISSING, f"{name or '/'} is no dataset")
+    return here
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    """Turn what h5py raises into CutoutError."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as err:
+        flag = Flag.UNREADABLE if getattr(err, "errno", None) else Flag.MALFORMED
+        raise CutoutError(flag, f"HDF5: {err}") from err
