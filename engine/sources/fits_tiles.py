@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import zlib
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError
 from stronglens.engine.sources.files import MAX_BYTES
+from stronglens.engine.sources.fits_tables import DESCRIPTORS, fields, pieces
 from stronglens.engine.sources.fits_units import BLOCK, CARD, END, Bytes, Unit
 
 NEEDED = re.compile(
@@ -20,6 +22,8 @@ NEEDED = re.compile(
 )
 """The cards that decompression rests on. astropy sees no others: what surveys write into the
 rest of their headers is not always to its liking, and none of it is a pixel."""
+
+TILES = ("COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA", "NULL_PIXEL_MASK")
 
 PRIMARY = b"".join(
     card.ljust(CARD)
@@ -60,12 +64,33 @@ def _alone(unit: Unit, file: Bytes) -> bytes:
     tile = math.prod(unit.integer(f"ZTILE{i}", 1) for i in range(1, unit.integer("ZNAXIS") + 1))
     if size > MAX_BYTES or not 0 <= tile * 8 <= MAX_BYTES:
         raise CutoutError(Flag.SHAPE, f"{size} compressed bytes, tiles of {tile} pixels")
+    _refuse_bombs(unit, file, tile)
     data = file.at(unit.start, size)
     if len(data) < size:
         raise CutoutError(Flag.MALFORMED, f"truncated: {len(data)} of {size} compressed bytes")
     cards = (key.ljust(8) + b"= " + value for key, value in unit.cards.items())
     header = b"".join(card for card in cards if NEEDED.fullmatch(card[:8].rstrip()))
     return _padded(PRIMARY + END, b" ") + _padded(header + END, b" ") + _padded(data, b"\0")
+
+
+def _refuse_bombs(unit: Unit, file: Bytes, tile: int) -> None:
+    """Raise CutoutError where a gzipped tile expands to more than its pixels need.
+
+    The other ways of compression end where the tile does. Gzip does not, and astropy expands
+    such a tile, any mode may have some, as far as it goes.
+    """
+    for column in fields(unit):
+        if column.name.upper() in TILES and column.code in DESCRIPTORS and column.repeat:
+            for piece in pieces(file, unit, column):
+                if piece.startswith(b"\x1f\x8b") and _expands_beyond(piece, 8 * tile):
+                    raise CutoutError(Flag.MALFORMED, f"a tile of more than {8 * tile} bytes")
+
+
+def _expands_beyond(data: bytes, most: int) -> bool:
+    try:
+        return len(zlib.decompressobj(wbits=31).decompress(data, most + 1)) > most
+    except zlib.error as err:
+        raise CutoutError(Flag.MALFORMED, f"a gzipped tile: {err}") from err
 
 
 def _padded(data: bytes, filling: bytes) -> bytes:
