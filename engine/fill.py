@@ -267,9 +267,9 @@ class Filler:
 
 def _name(cutout: Cutout) -> bytes:
     """Return the name of a .npy file as C wants it; nothing where only Python can read it."""
-    if not isinstance(cutout, NpyCutout) or "\0" in cutout.id:
+    if not isinstance(cutout, NpyCutout) or "\0" in cutout.path:
         return b""
     try:
-        return os.fsencode(cutout.id) + b"\0"
+        return os.fsencode(cutout.path) + b"\0"
     except ValueError:
         return b""

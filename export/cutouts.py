@@ -12,7 +12,7 @@ from stronglens.engine.batches import REJECTED
 from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.feed import feed
 from stronglens.engine.preprocess import PreprocessSpec
-from stronglens.engine.sources import open_source
+from stronglens.engine.sources import open_files
 from stronglens.training.listing import Labelled, Listing
 
 CALIBRATION = 256
@@ -75,7 +75,7 @@ def take_calibration(
 def read_raw(paths: Sequence[str]) -> list[NDArray[Any]]:
     """Return cutouts as stored, H×W; those that cannot be read are left out."""
     found = []
-    for cutout in open_source(paths):
+    for cutout in open_files(paths):
         try:
             raw = cutout.read()
         except CutoutError:
@@ -107,7 +107,7 @@ def _prepare(
     labelled: Sequence[Labelled], spec: PreprocessSpec
 ) -> tuple[NDArray[np.float32], list[bool]]:
     """Return the prepared pixels of the usable cutouts, and which are usable."""
-    source = open_source([each.path for each in labelled])
+    source = open_files([each.path for each in labelled])
     rows: list[NDArray[np.float32]] = []
     usable: list[bool] = []
     for batch in feed(source, spec, batch_size=64, workers=1):

@@ -16,7 +16,7 @@ from stronglens.engine.batches import REJECTED, reason
 from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.feed import feed
 from stronglens.engine.preprocess import PreprocessSpec
-from stronglens.engine.sources import open_source
+from stronglens.engine.sources import open_files
 from stronglens.training.listing import Labelled, hash_files, list_dataset
 from stronglens.training.tasks import VAL_FRACTION, Task
 
@@ -98,7 +98,7 @@ def fit_spec(
     """Return `spec` at the side that most of the data set's cutouts have."""
     step = max(1, len(labelled) // PEEK)
     shapes: Counter[tuple[int, ...]] = Counter()
-    for cutout in open_source([each.path for each in labelled[::step][:PEEK]]):
+    for cutout in open_files([each.path for each in labelled[::step][:PEEK]]):
         try:
             shapes[cutout.read().shape[-2:]] += 1
         except CutoutError:
@@ -134,7 +134,7 @@ def _read(
     labels = iter(labelled)
     ids: list[str] = []
     y_N: list[int] = []
-    source = open_source([each.path for each in labelled])
+    source = open_files([each.path for each in labelled])
     workers = os.cpu_count() or 1
     for batch in feed(source, spec, batch_size=READ_AT_ONCE, workers=workers):
         for row, flags in enumerate(batch.flags_B):

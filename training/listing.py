@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from stronglens.engine.errors import InputError
-from stronglens.engine.sources import READERS, ending, natural
+from stronglens.engine.sources import SINGLE_ENDINGS, ending, natural
 from stronglens.training.tasks import Task
 
 HASH_ALL_BELOW = 1 << 28
@@ -109,7 +109,7 @@ def _cutouts(folder: Path) -> list[str]:
         return []
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_file()]
-    wanted = [name for name in names if ending(name) in READERS and not name.startswith(".")]
+    wanted = [name for name in names if ending(name) in SINGLE_ENDINGS and not name.startswith(".")]
     return [f"{folder}/{name}" for name in sorted(wanted, key=natural)]
 
 
@@ -127,7 +127,7 @@ def _classes(task: Task, folder: Path) -> list[str]:
         raise InputError(
             f"{folder}: expected a folder of cutouts for each class, at least 2, such as "
             f"{', '.join(task.classes)}; found {', '.join(names) or 'none'}. "
-            f"A cutout's name ends in {', '.join(READERS)}"
+            f"A cutout's name ends in {', '.join(SINGLE_ENDINGS)}"
         )
     return names
 

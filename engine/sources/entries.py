@@ -13,6 +13,9 @@ SEPARATOR = "\0|"
 """parts the fields of a packed entry; a NUL inside a field is followed by ESCAPE instead"""
 ESCAPE = "\1"
 
+COMPRESSED = frozenset({".gz", ".fz", ".bz2", ".xz", ".zst"})
+"""endings that only follow another one"""
+
 Many = Literal["never", "maybe", "always"]
 """Whether one file of a format can hold many cutouts"""
 
@@ -102,6 +105,18 @@ def unpack(text: str) -> Entry:
     return Entry(*(field.replace("\0" + ESCAPE, "\0") for field in text.split(SEPARATOR)))
 
 
+def ending(path: str) -> str:
+    """Return the ending of a path that decides its format, lower case, with the dot.
+
+    That of a compressed file is double: .fits.gz.
+    """
+    stem, _, last = path.rpartition(".")
+    if not stem or stem[-1] == "/" or "/" in last:  # none, a hidden name, or that of a folder
+        return ""
+    found = f".{last.lower()}"
+    return ending(stem) + found if found in COMPRESSED else found
+
+
 def pick_band(raw: NDArray[Any], band: str) -> NDArray[Any]:
     """Return one band of an array with three axes: the first or the last, the shorter, has bands.
 
@@ -112,6 +127,23 @@ def pick_band(raw: NDArray[Any], band: str) -> NDArray[Any]:
         raise CutoutError(Flag.SHAPE, f"band {band} of shape {raw.shape}, which has no bands")
     axis = 0 if raw.shape[0] <= raw.shape[2] else 2
     count = raw.shape[axis]
-    if not (band.isascii() and band.isdecimal() and int(band) < count):
+    if band not in map(str, range(count)):
         raise CutoutError(Flag.SHAPE, f"no band {band}: there are 0 to {count - 1}")
     return raw[int(band)] if axis == 0 else raw[..., int(band)]
+
+
+@dataclass(frozen=True, slots=True)
+class Banded:
+    """One band of a cutout that has several."""
+
+    cutout: Cutout
+    band: str
+
+    @property
+    def id(self) -> str:
+        """That of the cutout."""
+        return self.cutout.id
+
+    def read(self) -> NDArray[Any]:
+        """Return H×W; raise CutoutError as the cutout does, and SHAPE for want of the band."""
+        return pick_band(self.cutout.read(), self.band)

@@ -4,11 +4,13 @@ The files have no name and vanish with the process. They lie where Python's `tem
 them: in the folder that TMPDIR names, else in /tmp.
 """
 
+import hashlib
 import heapq
 import re
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice, pairwise
 from typing import BinaryIO, cast
@@ -77,7 +79,7 @@ def in_order(strings: Iterable[str]) -> Iterator[str]:
 
 
 class Names:
-    """A list of strings that is written once and read as often as wanted.
+    """A list of strings that is written once and read as often as wanted, from anywhere in it.
 
     Raises:
         InputError: there is no room for the temporary file.
@@ -86,17 +88,29 @@ class Names:
     def __init__(self, names: Iterable[str]) -> None:
         self._file = _temporary(IN_MEMORY)
         weakref.finalize(self, _discard, self._file)
-        self._count = self._end = 0
+        self._part, self._count = PART, 0
+        self._ends = array("Q", [0])
+        hashed = hashlib.sha256()
         names = iter(names)
-        while part := list(islice(names, PART)):
-            self._end = _append(self._file, part)
+        while part := list(islice(names, self._part)):
+            self._ends.append(_append(self._file, part, hashed.update))
             self._count += len(part)
+        self.digest = hashed.hexdigest()
+        """sha256 of all strings, in order"""
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[str]:
-        yield from _read(self._file, 0, self._end)  # a method, so that it keeps the file open
+        return self.between(0)
+
+    def between(self, start: int, stop: int | None = None) -> Iterator[str]:
+        """Yield the strings from number `start` on, and before `stop`."""
+        stop = self._count if stop is None else min(stop, self._count)
+        if start < stop:  # a method that yields, so that the object keeps the file open
+            whole, skip = divmod(start, self._part)
+            found = _read(self._file, self._ends[whole], self._ends[-1])
+            yield from islice(found, skip, skip + stop - start)
 
 
 def _temporary(in_memory: int = 0) -> BinaryIO:
@@ -113,10 +127,13 @@ def _discard(file: BinaryIO) -> None:
         file.close()
 
 
-def _append(file: BinaryIO, strings: list[str]) -> int:
-    """Write strings at the end of a file; return where it ends now, in bytes."""
+def _append(
+    file: BinaryIO, strings: list[str], note: Callable[[bytes], None] = lambda data: None
+) -> int:
+    """Write strings at the end of a file, noting the bytes; return where it ends now, in bytes."""
     # surrogatepass: any string comes back as it was, whatever the names' encoding
     data = END.join([*strings, ""]).encode("utf-8", "surrogatepass")
+    note(data)
     try:
         file.seek(0, 2)
         file.write(data)

@@ -9,7 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,16 @@ HEADER_KEYS = {"descr", "fortran_order", "shape"}
 
 @dataclass(frozen=True, slots=True)
 class NpyCutout:
-    """A cutout in a .npy file of its own; `id` is its path."""
+    """A cutout in a .npy file of its own."""
 
-    id: str
+    path: str
+    name: str = ""
+    """its id, where that is not its path"""
+
+    @property
+    def id(self) -> str:
+        """What its row is called."""
+        return self.name or self.path
 
     def read(self) -> NDArray[Any]:
         """Return the array as stored, read-only.
@@ -37,7 +44,7 @@ class NpyCutout:
         Raises:
             CutoutError: MISSING, UNREADABLE, MALFORMED, DTYPE or SHAPE.
         """
-        return parse(*read_file(self.id))
+        return parse(*read_file(self.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,7 @@ def parse(data: bytes, size: int) -> NDArray[Any]:
     Raises:
         CutoutError: MALFORMED, DTYPE, or SHAPE (not 2 or 3 axes, an empty axis, too large).
     """
-    header = parse_header(_header_bytes(data))
+    header = parse_header(header_bytes(data))
     expected = header.offset + math.prod(header.shape) * header.dtype.itemsize
     if size != expected:
         raise CutoutError(Flag.MALFORMED, f"{size} bytes where its header says {expected}")
@@ -72,11 +79,12 @@ def read_header(path: str) -> tuple[bytes, Header]:
     Raises:
         CutoutError: as `NpyCutout.read`.
     """
-    text = _header_bytes(read_file(path, most=HEAD_BYTES)[0])
+    text = header_bytes(read_file(path, most=HEAD_BYTES)[0])
     return text, parse_header(text)
 
 
-def _header_bytes(data: bytes) -> bytes:
+def header_bytes(data: bytes) -> bytes:
+    """Return the header at the start of `data`; raise CutoutError, MALFORMED, if there is none."""
     if len(data) < 10 or not data.startswith(MAGIC):
         raise CutoutError(Flag.MALFORMED, "not a .npy file" if data else "empty file")
     if data[6] not in (1, 2, 3) or data[7] != 0:
@@ -95,6 +103,22 @@ def parse_header(header: bytes) -> Header:
     Raises:
         CutoutError: MALFORMED, or DTYPE where the elements are not real numbers.
     """
+    fields = _fields(header)
+    order = "F" if fields["fortran_order"] else "C"
+    return Header(_dtype(fields["descr"]), _shape(fields["shape"]), order, len(header))
+
+
+@lru_cache(maxsize=1024)
+def count_axes(header: bytes) -> int:
+    """Return how many axes an array has, whatever its elements are.
+
+    Raises:
+        CutoutError: MALFORMED.
+    """
+    return len(_shape(_fields(header)["shape"]))
+
+
+def _fields(header: bytes) -> dict[str, Any]:
     start = 10 if header[6] == 1 else 12
     try:
         fields = ast.literal_eval(header[start:].decode("utf-8").strip())
@@ -103,8 +127,7 @@ def parse_header(header: bytes) -> Header:
         raise CutoutError(Flag.MALFORMED, "its header is not a Python literal") from err
     if not well_formed or not isinstance(fields["fortran_order"], bool):
         raise CutoutError(Flag.MALFORMED, "its header lacks a field or has one too many")
-    order = "F" if fields["fortran_order"] else "C"
-    return Header(_dtype(fields["descr"]), _shape(fields["shape"]), order, len(header))
+    return cast(dict[str, Any], fields)
 
 
 def _dtype(descr: object) -> np.dtype[Any]:

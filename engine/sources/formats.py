@@ -1,0 +1,84 @@
+"""The formats that are read, by the ending of a file's name; and which part of a file is meant."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from numpy.typing import NDArray
+
+from stronglens.engine.batches import Flag
+from stronglens.engine.errors import CutoutError, InputError
+from stronglens.engine.sources import fits, hdf5, images, npz, stacks, tar
+from stronglens.engine.sources.entries import Choice, Cutout, Entry, Format, ending
+from stronglens.engine.sources.images import ImageCutout
+from stronglens.engine.sources.npy import NpyCutout
+
+_ALL: tuple[Format, ...] = (stacks, images, fits, npz, hdf5, tar)
+
+FORMATS: dict[str, Format] = {each: form for form in _ALL for each in form.ENDINGS}
+"""by ending, lower case"""
+
+SINGLE_ENDINGS: tuple[str, ...] = tuple(
+    each for each, form in FORMATS.items() if form.MANY != "always"
+)
+"""of files that can be one cutout each"""
+
+QUICKLY: dict[str, Callable[[str], Cutout]] = {
+    **dict.fromkeys(stacks.ENDINGS, NpyCutout),
+    **dict.fromkeys(images.ENDINGS, ImageCutout),
+}
+"""what makes a cutout of a path alone"""
+
+
+def address(given: str) -> tuple[str, str]:
+    """Return the file that an input means, and what stands behind its "#"; "" where nothing does.
+
+    A file of that very name is meant before a part of another; so is the longest file's name,
+    where several would do.
+    """
+    if "#" not in given or os.path.lexists(given):
+        return given, ""
+    places = [i for i, letter in enumerate(given) if letter == "#"]
+    cuts = [(given[:i], given[i + 1 :]) for i in places if ending(given[:i]) in FORMATS]
+    there = [cut for cut in cuts if os.path.lexists(cut[0])]
+    return there[-1] if there else cuts[0] if cuts else (given, "")
+
+
+def cutout_of(entry: Entry, choice: Choice) -> Cutout:
+    """Return the cutout that an entry means; nothing is opened."""
+    form = FORMATS.get(ending(entry.path))
+    refused = "never" if entry.inside else "always"  # as a part of a picture, or a whole archive
+    if form is None or refused == form.MANY:
+        return Refused(entry, choice)
+    return form.cutout(entry, choice.band)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row of which is known already that it holds no cutout."""
+
+    entry: Entry
+    choice: Choice
+
+    @property
+    def id(self) -> str:
+        """What its row is called."""
+        return self.entry.id
+
+    def read(self) -> NDArray[Any]:
+        """Raise the CutoutError that says why."""
+        path, inside = self.entry.path, self.entry.inside
+        form = FORMATS.get(ending(path))
+        if not os.path.lexists(path.replace("\0", "")):
+            raise CutoutError(Flag.MISSING, "no such file")
+        if form is None or form.MANY == "never":
+            raise CutoutError(Flag.UNREADABLE, f"no format that is read, or no part {inside} in it")
+        self._raise_of(form)
+
+    def _raise_of(self, form: Format) -> NoReturn:
+        try:
+            count = sum(1 for _ in form.entries(self.entry.path, "", self.choice) or ())
+        except InputError as err:
+            raise CutoutError(Flag.SHAPE, str(err)) from err
+        raise CutoutError(Flag.SHAPE, f"{count} cutouts in it: name one as {self.entry.path}#…")

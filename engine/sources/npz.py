@@ -1,0 +1,162 @@
+"""The format .npz: named arrays in a zip archive, each a cutout (2-D) or a stack of them.
+
+An entry's `inside` is where the array's record lies in the archive's directory, with "#" and
+the number of the plane; its id says `file.npz#name` or `file.npz#name#12`.
+"""
+
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from stronglens.engine.batches import Flag
+from stronglens.engine.errors import CutoutError
+from stronglens.engine.sources import zips
+from stronglens.engine.sources.entries import Choice, Cutout, Entry, Many, pick_band
+from stronglens.engine.sources.files import HEAD_BYTES, MAX_BYTES, reasons
+from stronglens.engine.sources.handles import OpenFile, opened
+from stronglens.engine.sources.kept import Kept
+from stronglens.engine.sources.npy import Header, count_axes, header_bytes, parse, parse_header
+from stronglens.engine.sources.stacks import StoredArray, is_number, planes, whole_file
+
+ENDINGS: tuple[str, ...] = (".npz",)
+MANY: Many = "always"
+
+ARRAYS_AT_ONCE = 4
+"""stacks that are kept at hand; compressed ones lie unpacked in a temporary file"""
+ADDRESS = re.compile("([0-9]{1,18})(?:#([0-9]{1,18}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class NpzCutout:
+    """A cutout in an archive."""
+
+    entry: Entry
+    band: str
+
+    @property
+    def id(self) -> str:
+        """What its row is called."""
+        return self.entry.id
+
+    def read(self) -> NDArray[Any]:
+        """Return the array as stored, read-only.
+
+        Raises:
+            CutoutError: MISSING, UNREADABLE, MALFORMED, DTYPE or SHAPE.
+        """
+        file, key = opened(self.entry.path)
+        address = ADDRESS.fullmatch(self.entry.inside)
+        if address is None:
+            raise CutoutError(Flag.MISSING, f"no array {self.entry.inside} in it")
+        at, number = int(address[1]), address[2]
+        if number is None:
+            raw = _whole(file, zips.member(file, at))
+        else:
+            raw = _STACKS.get((key, at), lambda: _stack(file, at)).plane(number)
+        return pick_band(raw, self.band) if self.band else raw
+
+
+def entries(path: str, inside: str, choice: Choice) -> Generator[Entry, None, int]:
+    """List an archive; see `Format.entries`. `inside`: an array's name, or its name#number.
+
+    Arrays of less than two axes and other files in the archive are passed over.
+    """
+    file, _ = opened(path)
+    skipped, found = 0, not inside
+    for at, member in zips.members(file):
+        array, number = _asked(inside, member.name.removesuffix(".npy"))
+        if not (array and member.name.endswith(".npy") and _has_axes(file, member)):
+            skipped += 1
+            continue
+        found = True
+        yield from _of_array(file, member, Entry(path, str(at), f"{path}#{array}"), number, choice)
+    if not found:
+        raise CutoutError(Flag.MISSING, f"no array {inside} in it")
+    return 0 if inside else skipped
+
+
+def cutout(entry: Entry, band: str) -> Cutout:
+    """Return a cutout of an archive."""
+    return NpzCutout(entry, band)
+
+
+def _asked(inside: str, array: str) -> tuple[str, str]:
+    """Return the array's name, and the number of the plane, if `inside` means it; else "", ""."""
+    if inside in ("", array):
+        return array, ""
+    number = inside.removeprefix(f"{array}#")
+    return (array, number) if number != inside and is_number(number) else ("", "")
+
+
+def _of_array(
+    file: OpenFile, member: zips.Member, whole: Entry, number: str, choice: Choice
+) -> Generator[Entry, None, None]:
+    """List one array: `whole`, or its planes, or the one with a number."""
+    try:
+        count = None if number else planes(_header(file, member), choice, whole.id)
+    except CutoutError:  # reading it will say so
+        count = None
+    if count is None and not number:
+        yield whole
+    for k in [number] if number else range(count or 0):
+        yield Entry(whole.path, f"{whole.inside}#{k}", f"{whole.name}#{k}")
+
+
+def _has_axes(file: OpenFile, member: zips.Member) -> bool:
+    """Return whether an array can be a cutout or several; what cannot be told is one, malformed."""
+    try:
+        return count_axes(_header_bytes(file, member)) > 1
+    except CutoutError:
+        return True
+
+
+def _header(file: OpenFile, member: zips.Member) -> Header:
+    header = parse_header(_header_bytes(file, member))
+    expected = header.offset + math.prod(header.shape) * header.dtype.itemsize
+    if member.size != expected:
+        raise CutoutError(Flag.MALFORMED, f"{member.size} bytes where its header says {expected}")
+    return header
+
+
+def _header_bytes(file: OpenFile, member: zips.Member) -> bytes:
+    return header_bytes(zips.head(file, member, HEAD_BYTES))
+
+
+def _whole(file: OpenFile, member: zips.Member) -> NDArray[Any]:
+    header = _header(file, member)
+    if member.size > MAX_BYTES:
+        raise CutoutError(Flag.SHAPE, f"shape {header.shape}: {member.size} bytes")
+    return parse(b"".join(zips.unpacked(file, member)), member.size)
+
+
+_STACKS: Kept[StoredArray] = Kept(ARRAYS_AT_ONCE)
+
+
+def _stack(file: OpenFile, at: int) -> StoredArray:
+    """Return an array whose planes can be read each by itself."""
+    member = zips.member(file, at)
+    header = _header(file, member)
+    if member.method == zips.STORED:
+        return StoredArray(file, header, zips.begins(file, member) + header.offset)
+    return whole_file(_unpack(file, member))
+
+
+def _unpack(file: OpenFile, member: zips.Member) -> OpenFile:
+    """Return a member, unpacked into a file that has no name and vanishes when it is closed."""
+    with reasons(), tempfile.TemporaryFile() as room:
+        if member.size > shutil.disk_usage(tempfile.gettempdir()).free // 2:
+            raise CutoutError(
+                Flag.UNREADABLE,
+                f"no room to unpack {member.size} bytes; name a folder that has some with TMPDIR",
+            )
+        for block in zips.unpacked(file, member):
+            room.write(block)
+        room.flush()
+        return OpenFile(os.dup(room.fileno()))

@@ -1,0 +1,113 @@
+"""The format .tar: members named .npy, .png, .fits … each a cutout, as in a webdataset's shard.
+
+An entry's `inside` says where the member's bytes begin and how many they are; its id says
+`file.tar#member`. To list them, only headers are read.
+"""
+
+import re
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from stronglens.engine.batches import Flag
+from stronglens.engine.errors import CutoutError, InputError
+from stronglens.engine.sources import fits, images, npy
+from stronglens.engine.sources.entries import Choice, Cutout, Entry, Many, ending, pick_band
+from stronglens.engine.sources.files import MAX_BYTES
+from stronglens.engine.sources.handles import opened
+from stronglens.engine.sources.tars import Member, members
+
+PACKED: tuple[str, ...] = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+ENDINGS: tuple[str, ...] = (".tar", *PACKED)
+MANY: Many = "always"
+
+MAGICS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+"""what compressed files begin with"""
+ADDRESS = re.compile(r"([0-9]{1,18})([+~])([0-9]{1,18})(\.[a-z]+)")
+"""where a member begins, its size, and its ending; ~ where it is sparse"""
+
+
+def _decode_npy(data: bytes, band: str) -> NDArray[Any]:
+    raw = npy.parse(data, len(data))
+    return pick_band(raw, band) if band else raw
+
+
+DECODERS: dict[str, Callable[[bytes, str], NDArray[Any]]] = {
+    ".npy": _decode_npy,
+    **dict.fromkeys(images.ENDINGS, images.decode),
+    **dict.fromkeys((".fits", ".fit", ".fts"), getattr(fits, "decode", None)),
+}
+"""what reads a member, by the ending of its name"""
+
+
+@dataclass(frozen=True, slots=True)
+class TarCutout:
+    """A cutout in an archive."""
+
+    entry: Entry
+    band: str
+
+    @property
+    def id(self) -> str:
+        """What its row is called."""
+        return self.entry.id
+
+    def read(self) -> NDArray[Any]:
+        """Return the array as stored.
+
+        Raises:
+            CutoutError: MISSING, UNREADABLE, MALFORMED, DTYPE or SHAPE.
+        """
+        file, _ = opened(self.entry.path)
+        address = ADDRESS.fullmatch(self.entry.inside)
+        if address is None:
+            raise CutoutError(Flag.MISSING, f"no member {self.entry.inside} in it")
+        start, size = int(address[1]), int(address[3])
+        if address[2] == "~":
+            raise CutoutError(Flag.UNREADABLE, "a sparse member: pack it without --sparse")
+        if size > MAX_BYTES:
+            raise CutoutError(Flag.SHAPE, f"{size} bytes")
+        return DECODERS[address[4]](file.read(start, size), self.band)
+
+
+def entries(path: str, inside: str, choice: Choice) -> Generator[Entry, None, int]:
+    """List an archive; see `Format.entries`. `inside`: a member's name.
+
+    Links, folders, devices, hidden members and those of other endings are passed over.
+
+    Raises:
+        InputError: the archive is compressed.
+        CutoutError: MISSING, UNREADABLE or MALFORMED.
+    """
+    file, _ = opened(path)
+    if ending(path) in PACKED or file.read(0, min(6, file.size)).startswith(MAGICS):
+        raise InputError(
+            f"{path}: a compressed archive would be unpacked from its beginning for each cutout: "
+            "decompress it first, with gunzip or what belongs to its ending"
+        )
+    skipped = found = 0
+    for member in members(file):
+        if not _is_cutout(member) or inside not in ("", member.name):
+            skipped += 1
+            continue
+        found += 1
+        yield Entry(path, _address(member), f"{path}#{member.name}")
+    if inside and not found:
+        raise CutoutError(Flag.MISSING, f"no member {inside} in it")
+    return 0 if inside else skipped
+
+
+def cutout(entry: Entry, band: str) -> Cutout:
+    """Return a cutout of an archive."""
+    return TarCutout(entry, band)
+
+
+def _address(member: Member) -> str:
+    return f"{member.start}{'~' if member.sparse else '+'}{member.size}{ending(member.name)}"
+
+
+def _is_cutout(member: Member) -> bool:
+    base = member.name.rpartition("/")[2]
+    return member.regular and not base.startswith(".") and ending(base) in DECODERS
