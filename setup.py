@@ -84,6 +84,8 @@ setup(
             "lens-simulate = stronglens.training.simulate.cli:main",
             "lens-export = stronglens.export.cli:main",
             "lens-infer = stronglens.engine.cli:main",
+            "lens-verify = stronglens.engine.cli_verify:main",
+            "lens-merge = stronglens.engine.cli_merge:main",
         ]
     },
 )
