@@ -100,6 +100,40 @@ def test_tpr_below_false_positives_counts_them(case, count):
 
 
 @settings(deadline=None)
+@given(scored())
+def test_a_small_roc_curve_is_stored_whole(case):
+    is_class_N, score_N = case
+    curve = metrics.roc_points(is_class_N, score_N)
+    points = list(zip(*curve.values(), strict=True))
+    for fpr, tpr, threshold in points:
+        passed_N = score_N >= threshold
+        assert (fpr, tpr) == (passed_N[~is_class_N].mean(), passed_N[is_class_N].mean())
+    assert points == sorted(set(points))
+    assert len({fpr for fpr, _, _ in points}) == len(points)
+    for fpr in np.arange(len(is_class_N) + 1) / (~is_class_N).sum():
+        best = [tpr for found, tpr, _ in points if found <= fpr]
+        assert max(best, default=0) == metrics.tpr_at_fpr(is_class_N, score_N, min(fpr, 1))
+
+
+def test_a_long_roc_curve_is_stored_in_few_points(rng):
+    is_class_N = np.arange(200_000) % 4 == 0
+    score_N = (rng.normal(size=200_000) + is_class_N).astype(np.float32)
+    curve = metrics.roc_points(is_class_N, score_N)
+    fpr_P, tpr_P, threshold_P = (np.array(values) for values in curve.values())
+    assert len(fpr_P) <= 310
+    counts_P = np.rint(fpr_P * 150_000)
+    assert counts_P[:100].tolist() == list(range(100))
+    assert (np.diff(np.log(counts_P[99:])) < 0.045).all()
+    for fpr, tpr, threshold in zip(fpr_P[::40], tpr_P[::40], threshold_P[::40], strict=True):
+        passed_N = score_N >= threshold
+        assert (fpr, tpr) == (passed_N[~is_class_N].mean(), passed_N[is_class_N].mean())
+    for fpr in metrics.FPRS:
+        assert tpr_P[fpr_P <= fpr].max() == metrics.tpr_at_fpr(is_class_N, score_N, fpr)
+    assert fpr_P[-1] == tpr_P[-1] == 1
+    assert len(json.dumps(curve, indent=2)) < 30_000  # a manifest may have 1 MiB
+
+
+@settings(deadline=None)
 @given(scored(), st.sampled_from([0.01, 0.5, 0.9, 1]))
 def test_purity_is_that_of_the_best_threshold(case, completeness):
     expected = naive.best_purity(*case, completeness)
@@ -181,6 +215,8 @@ def test_summary_names_everything_and_is_json(rng):
     assert summary["counts"] == dict.fromkeys(CLASSES, 200)
     assert np.sum(summary["confusion"]) == 600
     assert summary["tpr0"]["vort"] <= summary["tpr10"]["vort"]
+    assert list(summary["roc_curve"]) == list(CLASSES)
+    assert list(summary["roc_curve"]["no"]) == ["fpr", "tpr", "threshold"]
     assert list(summary["tpr_at_fpr"]["no"]) == ["0.1", "0.01", "0.001"]
     assert list(summary["purity_at_completeness"]["no"]) == ["0.5", "0.9", "0.95"]
 

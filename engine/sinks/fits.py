@@ -5,6 +5,7 @@ ASCII without blanks at the end; all else is escaped, see `escape`. Columns of t
 as their longest value, those of fixed words as the longest word.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -36,6 +37,7 @@ BLOCK = 2880
 END = b"END".ljust(80)
 LONGEST_HEADER = 1 << 20
 """bytes; 999 columns take less"""
+LONGEST_NAME = 68
 NULL = -(1 << 63)
 KINDS = {"int": "K", "float": "D", "text": "A"}
 TYPES = {"K": ">i8", "D": ">f8", "E": ">f4"}
@@ -143,13 +145,21 @@ def _header(shape: Shape, forms: str, widths: dict[int, int], count: int) -> byt
     columns = ("TFIELDS", len(forms))
     table = Header([("XTENSION", "BINTABLE"), ("BITPIX", 8), *shapes, columns])
     for i, (name, form) in enumerate(zip(shape.names, forms, strict=True)):
-        table[f"TTYPE{i + 1}"] = escape(name, SPECIAL)
+        table.update(_name_cards(i + 1, escape(name, SPECIAL)))
         table[f"TFORM{i + 1}"] = f"{widths[i]}A" if form == "A" else form
         if form == "K":
             table[f"TNULL{i + 1}"] = NULL
     table["EXTNAME"] = "STRONGLENS"
     table["COMMENT"] = DESCRIPTION
     return str(first.tostring() + table.tostring()).encode("ascii")
+
+
+def _name_cards(number: int, name: str) -> dict[str, str]:
+    """Return a column's name, in two cards where it is longer than astropy reads."""
+    if len(name.replace("'", "''")) <= LONGEST_NAME:
+        return {f"TTYPE{number}": name}
+    short = re.sub(r"\W+", "_", name)[: LONGEST_NAME - 4]
+    return {f"TTYPE{number}": f"{short}_{number}", f"TLONG{number}": name}
 
 
 def open_writer(file: BinaryIO, shape: Shape) -> FitsWriter:
@@ -172,7 +182,7 @@ def _read_header(file: BinaryIO) -> "Header":
     from astropy.io.fits import Header
 
     data = b""
-    while END not in data[-BLOCK:]:
+    while END not in (data[i - 80 : i] for i in range(len(data), len(data) - BLOCK, -80)):
         block = file.read(BLOCK)
         data += block
         if len(block) < BLOCK or not block.isascii() or len(data) > LONGEST_HEADER:
@@ -181,11 +191,10 @@ def _read_header(file: BinaryIO) -> "Header":
 
 
 def _output(path: Path, header: "Header", begin: int) -> Output:
-    names, forms = (
-        [str(header[f"{key}{i + 1}"]) for i in range(int(header["TFIELDS"]))]
-        for key in ("TTYPE", "TFORM")
-    )
-    classes, carried = split_names([unescape(name) for name in names], path)
+    numbers = range(1, int(header["TFIELDS"]) + 1)
+    forms = [str(header[f"TFORM{i}"]) for i in numbers]
+    names = [unescape(str(header.get(f"TLONG{i}", header[f"TTYPE{i}"]))) for i in numbers]
+    classes, carried = split_names(names, path)
     kinds: dict[str, Any] = {letter: kind for kind, letter in KINDS.items()}
     ends = [form[-1:] for form in forms[len(forms) - len(carried) :]]
     columns = [Column(name, kinds[end]) for name, end in zip(carried, ends, strict=True)]
