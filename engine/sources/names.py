@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice, pairwise
+from threading import Lock
 from typing import BinaryIO, cast
 
 from stronglens.engine.errors import InputError
@@ -28,6 +29,9 @@ PART = 1 << 12
 
 END = "\0/"
 """ends each string in a file: names hold no NUL, and a NUL of ours is followed by no slash"""
+
+_READING = Lock()
+"""held between a move to a place in a file and the read there, which any thread may do"""
 
 DIGITS = re.compile("[0-9]+")
 
@@ -154,8 +158,9 @@ def _read(file: BinaryIO, start: int, end: int) -> Iterator[str]:
     """Yield the strings between two bytes of a file; others may read it meanwhile."""
     mark, rest = END.encode(), b""
     while start < end:
-        file.seek(start)
-        data = file.read(min(BLOCK, end - start))
+        with _READING:
+            file.seek(start)
+            data = file.read(min(BLOCK, end - start))
         start += len(data)
         whole, found, rest = (rest + data).rpartition(mark)
         if found:
