@@ -41,7 +41,6 @@ def merge(
     receipts = [_receipt(shard) for shard in shards]
     identity = _whole(shards, [each["run"] for each in receipts])
     first = read_output(shards[0])
-    longest = receipts[0].get("longest", {})
     report = RunReport(
         out=out,
         classes=first.classes,
@@ -54,7 +53,7 @@ def merge(
         (shard, encodings and shard_path(encodings, (i, len(shards))))
         for i, shard in enumerate(shards, 1)
     ]
-    shape = Shape(first.classes, first.columns, identity["inputs"], longest)
+    shape = Shape(first.classes, first.columns, identity["inputs"])
     write_output(
         _chunks(pairs, identity["encodings"]),
         shape,

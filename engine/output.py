@@ -28,11 +28,19 @@ from stronglens.engine.sinks import (
     top_path,
     write_top,
 )
+from stronglens.engine.sources import carried_of
 
 CHUNK = 8192
 """rows that are written at once"""
 
 Chunk = tuple[Rows, Records]
+
+
+def shape_of(run: Run, out: Path) -> Shape:
+    """Return the shape of a run's output."""
+    # one more pass over the listing, which only FITS has a use for
+    longest = run.source.longest if out.suffix.lower() == ".fits" else {}
+    return Shape(run.bundle.manifest.classes, run.source.columns, len(run), longest)
 
 
 def finished_rows(run: Run, parts: Parts) -> Iterator[Chunk]:
@@ -42,7 +50,7 @@ def finished_rows(run: Run, parts: Parts) -> Iterator[Chunk]:
         for start in range(0, len(records), CHUNK):
             some = records[start : start + CHUNK]
             listed = list(islice(entries, len(some)))
-            carried = [json.loads(each.carried) if each.carried else [] for each in listed]
+            carried = [carried_of(each) for each in listed] if run.source.columns else []
             yield rows_of([each.id for each in listed], some, carried), some
 
 
@@ -81,7 +89,7 @@ def write_output(
     out = report.out
     with ExitStack() as stack:  # what is opened first gets its name last: the rows
         sink = stack.enter_context(open_sink(out, shape))
-        rejected = stack.enter_context(open_rejected(rejected_path(out)))
+        rejected = stack.enter_context(open_rejected(out))
         keep = _encodings(stack, encodings, identity)
         for rows, records in chunks:
             check()
@@ -93,9 +101,7 @@ def write_output(
                 top.add(rows)
         if top is not None:
             write_top(top_path(out), shape, top.rows())
-    if not report.rejected:
-        rejected_path(out).unlink()
-    _write_receipt(out, identity, shape, report)
+    _write_receipt(out, identity, report)
     _note(report, top, encodings)
 
 
@@ -121,13 +127,12 @@ def _encodings(
     return keep
 
 
-def _write_receipt(out: Path, identity: dict[str, Any], shape: Shape, report: RunReport) -> None:
+def _write_receipt(out: Path, identity: dict[str, Any], report: RunReport) -> None:
     """Say beside the output which run it is; the last step, so that it never speaks too early."""
     receipt = {
         "run": identity,
         "sha256": sha256(out),
         "rows": {"ok": report.ok, "flagged": report.flagged, "rejected": report.rejected.total()},
-        "longest": shape.longest,
         "model": str(report.model),
         "runtime": report.label,
         "stronglens": version("stronglens"),
@@ -142,7 +147,7 @@ def _note(report: RunReport, top: Top | None, encodings: Path | None) -> None:
         report.notes.append(f"{rejected_path(report.out)}: why cutouts were rejected")
     if top is not None:
         kept = len(top.rows().ids)
-        report.notes.append(f"{top_path(report.out)}: the best {kept:,} of {top.passed:,} candidates")
+        report.notes.append(f"{top_path(report.out)}: the best {kept:,} of {top.passed:,}")
     if encodings is not None:
         report.notes.append(f"{encodings}: encodings, a row each")
 

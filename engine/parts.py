@@ -219,8 +219,12 @@ class Parts:
             with replacing(self.folder / name) as file:
                 file.write(data)
         except LensError as err:
+            why = getattr(err.__cause__, "strerror", None) or err
             kept = f"{self.done:,} finished rows are kept" if self.done else "no row was finished"
-            raise LensError(f"{err}; {kept}, and the same command goes on from there") from err
+            raise LensError(
+                f"cannot write in {self.folder}: {why}; {kept}: make room, and run the same "
+                "command to go on"
+            ) from err
 
     def records(self) -> Iterator[Records]:
         """Yield the finished rows, a part at a time."""

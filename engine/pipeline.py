@@ -14,14 +14,14 @@ from stronglens.engine.config import EngineConfig, Wanted
 from stronglens.engine.golden import replay
 from stronglens.engine.identity import Run, describe
 from stronglens.engine.machine import usable_cores
-from stronglens.engine.output import finished_rows, remove_unfinished, write_output
+from stronglens.engine.output import finished_rows, remove_unfinished, shape_of, write_output
 from stronglens.engine.parts import Parts
 from stronglens.engine.progress import say
 from stronglens.engine.report import RunReport, threads
 from stronglens.engine.restore import restore
 from stronglens.engine.scoring import Scoring, auto_workers
 from stronglens.engine.shards import shard_path, shard_rows
-from stronglens.engine.sinks import Shape, check_output
+from stronglens.engine.sinks import check_output
 from stronglens.engine.sources import open_source
 from stronglens.engine.warmup import warming_up
 
@@ -139,12 +139,12 @@ def _finish(
     check: Callable[[], None],
 ) -> None:
     """Write the output, and let go of the parts."""
-    source, encodings = run.source, wanted.encodings and shard_path(wanted.encodings, wanted.shard)
+    encodings = wanted.encodings and shard_path(wanted.encodings, wanted.shard)
     if report.resumed == len(run):  # the run before may have been killed while it wrote
         remove_unfinished(report.out, encodings)
     write_output(
         finished_rows(run, parts),
-        Shape(report.classes, source.columns, len(run), source.longest),
+        shape_of(run, report.out),
         report,
         run.identity,
         top=top,

@@ -104,24 +104,31 @@ class Scoring:
                 if batch is None:
                     return
                 with self.clock.timing("run"):
-                    scores = score(batch, self.backend, self.run)
+                    scores = score(batch, self.backend, self.run.num_classes, self.run.encoding)
                 yield scores
 
 
-def score(batch: Batch, backend: Backend, run: Run) -> Scores:
-    """Run a batch; rows that are rejected, or whose probabilities are not finite, are NaN."""
+def score(batch: Batch, backend: Backend, num_classes: int, encoding: int = 0) -> Scores:
+    """Run a batch; rows that are rejected, or whose probabilities are not finite, are NaN.
+
+    Args:
+        batch: of the feed.
+        backend: opened for encodings if `encoding` is not 0.
+        num_classes: K.
+        encoding: D; 0: none.
+    """
     flags_B = batch.flags_B.copy()
     rejected_B = (flags_B & REJECTED) != 0
     if rejected_B.all():
-        out_BK = np.full((len(batch.ids), run.num_classes + run.encoding), np.nan, np.float32)
+        out_BK = np.full((len(batch.ids), num_classes + encoding), np.nan, np.float32)
     else:
         out_BK = backend.run(batch.x_BHW)
-    finite_B = np.isfinite(out_BK[:, : run.num_classes]).all(axis=1)
+    prob_BK = out_BK[:, :num_classes]
+    finite_B = np.isfinite(prob_BK).all(axis=1)
     flags_B[~finite_B & ~rejected_B] |= np.uint16(Flag.UNSCORED)
     out_BK[rejected_B | ~finite_B] = np.nan
-    encoding_BD = out_BK[:, run.num_classes :] if run.encoding else None
-    nan_frac_B = batch.nan_frac_B.copy()
-    return Scores(batch.ids, out_BK[:, : run.num_classes], flags_B, nan_frac_B, encoding_BD)
+    encoding_BD = out_BK[:, num_classes:] if encoding else None
+    return Scores(batch.ids, prob_BK, flags_B, batch.nan_frac_B.copy(), encoding_BD)
 
 
 def check_bearable(max_bad: Tolerated, rejected: int, done: int, total: int) -> None:

@@ -90,7 +90,7 @@ def _scored(
 ) -> Iterator[int]:
     """Yield how many cutouts each batch scores; put the first `count` in `scores`."""
     for batch in batches:
-        found = score(batch, backend, run)
+        found = score(batch, backend, run.num_classes, run.encoding)
         if sum(len(each.ids) for each in scores) < count:
             scores.append(found)
         yield len(batch.ids)
@@ -110,7 +110,7 @@ def try_writing(out: Path, run: Run, rows: Rows) -> tuple[float, float]:
     ids = [rows.ids[i] for i in at.tolist()]
     carried = [[""] * len(run.source.columns) for _ in ids] if run.source.columns else []
     many = Rows(ids, rows.prob_BK[at], rows.flags_B[at], rows.nan_frac_B[at], carried)
-    shape = Shape(run.bundle.manifest.classes, run.source.columns, WRITTEN, run.source.longest)
+    shape = Shape(run.bundle.manifest.classes, run.source.columns, WRITTEN)
     with tempfile.TemporaryDirectory(prefix=".plan.", dir=out.parent) as folder:
         file = Path(folder) / f"plan{out.suffix}"
         begin = time.perf_counter()

@@ -16,7 +16,7 @@ from stronglens.engine.bundle import MANIFEST, Bundle, load_bundle, newest_bundl
 from stronglens.engine.config import EngineConfig, Wanted
 from stronglens.engine.feed import feed
 from stronglens.engine.golden import replay, tolerance
-from stronglens.engine.identity import describe, read_receipt
+from stronglens.engine.identity import read_receipt
 from stronglens.engine.progress import say
 from stronglens.engine.scoring import auto_workers, score
 from stronglens.engine.sinks import read_output
@@ -90,7 +90,7 @@ def verify(
         config = EngineConfig(
             device=config.device, precision=str(identity.get("precision", config.precision))
         )
-        _score_again(verdict, rows, cutouts, bundle, source, config, stderr)
+        _score_again(verdict, rows, cutouts, bundle, config, stderr)
     return verdict
 
 
@@ -193,7 +193,6 @@ def _score_again(
     rows: Rows,
     cutouts: list[Cutout],
     bundle: Bundle,
-    source: Source,
     config: EngineConfig,
     stderr: TextIO,
 ) -> None:
@@ -202,14 +201,13 @@ def _score_again(
     say(f"{backend.label}\n", stderr)
     with closing(backend):
         replay(bundle, backend)
-        run = describe(bundle, source, (0, len(source)), "", backend, 0)
         batches = feed(
             cutouts,
             bundle.manifest.preprocess,
             batch_size=backend.batch_size,
             workers=auto_workers(backend.device, 1),
         )
-        found = [score(batch, backend, run) for batch in batches]
+        found = [score(batch, backend, len(bundle.manifest.classes)) for batch in batches]
         limit = tolerance(bundle, backend.precision)
     prob_BK = np.concatenate([each.prob_BK for each in found])
     flags_B = np.concatenate([each.flags_B for each in found])

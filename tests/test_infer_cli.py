@@ -3,10 +3,8 @@
 import csv
 import os
 import resource
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +108,8 @@ def test_every_fault_costs_only_its_own_row(tmp_path, bundle, rng):
     assert len(found) == len(reasons)
     for row in found:
         scored = row["reason"] == ""
-        assert row["status"] == ("ok" if scored else "rejected")
+        flagged = Path(row["id"]).stem == "half-overflow"  # most of its pixels are infinite
+        assert row["status"] == (("flagged" if flagged else "ok") if scored else "rejected")
         assert (row["label"] in tiny_model.CLASSES) == scored
         numbers = [row[f"p_{name}"] for name in tiny_model.CLASSES]
         if scored:
@@ -118,8 +117,9 @@ def test_every_fault_costs_only_its_own_row(tmp_path, bundle, rng):
         else:
             assert numbers == ["", "", ""]
     n_ok = list(reasons.values()).count("")
-    assert f"{len(found)} cutouts = {n_ok} scored + {len(found) - n_ok} rejected" in done.stdout
-    assert "1 named twice and kept once" in done.stdout
+    counts = f"{n_ok - 1} ok + 1 flagged + {len(found) - n_ok} rejected"
+    assert f"{len(found)} cutouts = {counts}" in done.stdout
+    assert "1 named more than once" in done.stdout
 
 
 def test_awkward_names_come_back_byte_for_byte(tmp_path, bundle, rng):
@@ -182,75 +182,9 @@ def test_a_disk_that_is_full_is_an_error_that_leaves_nothing(tmp_path, bundle, r
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50)),
     )
     assert done.returncode == 1
-    assert "preds.csv: File too large; nothing was left there" in done.stderr
+    assert "cannot write in preds.csv.parts: File too large; no row was finished" in done.stderr
     assert "Traceback" not in done.stderr
     assert [entry.name for entry in tmp_path.iterdir()] == ["0.npy"]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_a_run_and_leaves_nothing(tmp_path, bundle, rng, number):
-    raw_HW = rng.normal(size=(SIZE, SIZE))
-    (tmp_path / "catalog").mkdir()
-    np.save(tmp_path / "catalog" / "0.npy", raw_HW)
-    for i in range(1, 15_000):  # more than can be scored before the signal comes
-        os.link(tmp_path / "catalog" / "0.npy", tmp_path / "catalog" / f"{i}.npy")
-    running = subprocess.Popen(
-        [LENS_INFER, "catalog", "--model", bundle, "--batch-size", "1"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    chosen = running.stderr.readline()
-    assert "OpenVINO" in chosen
-    running.send_signal(number)
-    running.send_signal(number)
-    stdout, stderr = running.communicate(timeout=300)
-    assert running.returncode == 1
-    assert f"stopped by {number.name}: preds.csv was not written" in stderr
-    assert "Traceback" not in stderr
-    assert stdout == ""
-    assert [entry.name for entry in tmp_path.iterdir()] == ["catalog"]
-
-
-@pytest.mark.parametrize("delay", [0.0, 0.05])
-def test_a_signal_while_the_runtimes_load(tmp_path, bundle, rng, delay):
-    """The output has been begun; numba, OpenVINO and the model are being loaded."""
-    np.save(tmp_path / "0.npy", rng.normal(size=(SIZE, SIZE)))
-    running = subprocess.Popen(
-        [LENS_INFER, "0.npy", "--model", bundle], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
-    while not list(tmp_path.glob(".*.partial")) and running.poll() is None:
-        time.sleep(0.005)
-    time.sleep(delay)
-    running.send_signal(signal.SIGTERM)
-    _, stderr = running.communicate(timeout=300)
-    assert "Traceback" not in stderr
-    assert running.returncode == 1
-    assert "stopped by SIGTERM" in stderr
-    assert [entry.name for entry in tmp_path.iterdir()] == ["0.npy"]
-
-
-def test_a_signal_repeated_later_stops_what_is_stuck(tmp_path):
-    """Even where a library turns the interruption into its own error, as OpenVINO does."""
-    probe = (
-        "import os, signal, sys, types\n"
-        "def classify(*args, **kwargs):\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    try: os.kill(os.getpid(), signal.SIGINT)\n"
-        "    except KeyboardInterrupt: raise ImportError('initialization failed')\n"
-        "pipeline = types.ModuleType('pipeline')\n"
-        "pipeline.classify = classify\n"
-        "sys.modules['stronglens.engine.pipeline'] = pipeline\n"
-        "from stronglens.engine import cli\n"
-        "cli.SETTLING = -1\n"
-        "cli.main(['x.npy'])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", probe], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 1
-    assert done.stderr == "Error: stopped by SIGTERM: preds.csv was not written\n"
 
 
 def test_nobody_is_told_of_a_run(tmp_path, bundle, rng):

@@ -9,7 +9,8 @@ import pytest
 import tiny_model
 from tiny_model import SIZE, SPEC
 
-from stronglens.engine import pipeline
+from stronglens.engine import report as report_module
+from stronglens.engine import scoring
 from stronglens.engine.backends import open_backend
 from stronglens.engine.batches import Batch, Flag
 from stronglens.engine.bundle import Golden
@@ -17,9 +18,10 @@ from stronglens.engine.config import EngineConfig
 from stronglens.engine.errors import BackendError, ConfigError, InputError, LensError
 from stronglens.engine.golden import replay, tolerance
 from stronglens.engine.machine import usable_cores
-from stronglens.engine.pipeline import auto_workers, classify, score
+from stronglens.engine.pipeline import classify
 from stronglens.engine.preprocess import prepare
 from stronglens.engine.progress import Progress, describe, duration
+from stronglens.engine.scoring import auto_workers, score
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def test_the_report_adds_up(catalog, bundle, tmp_path):
     assert report.rejected == {"malformed": 1, "constant": 1, "shape": 1}
     assert report.labels.total() == 41
     text = str(report)
-    assert "44 cutouts = 41 scored + 3 rejected" in text
+    assert "44 cutouts = 41 ok + 0 flagged + 3 rejected" in text
     assert "2 scored with missing pixels filled, 1 other files skipped" in text
     for stage in ("start", "list", "model", "write", "wait", "read", "prepare", "bound by"):
         assert stage in text
@@ -107,7 +109,7 @@ def test_the_report_adds_up(catalog, bundle, tmp_path):
     ],
 )
 def test_what_bounded_a_run(seconds, words):
-    report = pipeline.RunReport(Path("o.csv"), ["a", "b"], Path("m"), "label", 2, wall=10.0)
+    report = report_module.RunReport(Path("o.csv"), ["a", "b"], Path("m"), "label", 2, wall=10.0)
     report.seconds.update(seconds)
     assert words in report.bound()
 
@@ -141,9 +143,9 @@ def test_a_batch_without_any_cutout_to_score_is_not_run():
             raise AssertionError("there is nothing to run")
 
     batch = Batch(["a"], np.zeros((1, 4, 4), np.float32), np.uint16([Flag.MISSING]), np.ones(1))
-    scores = score(batch, Never(), 3)
-    assert scores.prob_BK.shape == (1, 3)
-    assert np.isnan(scores.prob_BK).all()
+    scores = score(batch, Never(), 3, 2)
+    assert scores.prob_BK.shape == (1, 3) and scores.encoding_BD.shape == (1, 2)
+    assert np.isnan(scores.prob_BK).all() and np.isnan(scores.encoding_BD).all()
 
 
 def wrong(golden, **changed):
@@ -194,15 +196,16 @@ def test_nothing_is_left_where_a_run_fails(catalog, bundle, tmp_path, monkeypatc
     def broken(*args):
         raise BackendError("the device fell off the bus")
 
-    monkeypatch.setattr(pipeline, "score", broken)
+    monkeypatch.setattr(scoring, "score", broken)
     (tmp_path / "out").mkdir()
     with pytest.raises(BackendError, match="fell off"):
         run(catalog, bundle, tmp_path / "out" / "preds.csv")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("steps", range(1, 8))
+@pytest.mark.parametrize("steps", range(1, 9))
 def test_a_check_ends_a_run_wherever_it_raises(catalog, bundle, tmp_path, steps):
+    """What is done is kept, and the next run goes on from there."""
     left = iter(range(steps))
 
     def check():
@@ -215,11 +218,17 @@ def test_a_check_ends_a_run_wherever_it_raises(catalog, bundle, tmp_path, steps)
             [catalog],
             model=bundle.path,
             out=tmp_path / "out" / "preds.csv",
-            config=EngineConfig(batch_size=16),
+            config=EngineConfig(batch_size=16, precision="float32"),
             stderr=io.StringIO(),
             check=check,
         )
-    assert list((tmp_path / "out").iterdir()) == []
+    out, undisturbed = tmp_path / "out" / "preds.csv", tmp_path / "undisturbed.csv"
+    kept = [path.name for path in (tmp_path / "out").iterdir()]
+    assert kept == (["preds.csv.parts"] if steps > 4 else [])
+    report, _ = run(catalog, bundle, out, precision="float32")
+    assert report.resumed == min(max(0, steps - 4) * 16, 44) and report.inputs == 44
+    run(catalog, bundle, undisturbed, precision="float32")
+    assert out.read_bytes() == undisturbed.read_bytes()
 
 
 def test_refusals_before_any_work(catalog, bundle, tmp_path, monkeypatch):
@@ -227,7 +236,7 @@ def test_refusals_before_any_work(catalog, bundle, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="no model: there is no bundle under bundles"):
         classify([catalog], out=tmp_path / "preds.csv")
     with pytest.raises(ConfigError, match="ending"):
-        classify([catalog], model=bundle.path, out=tmp_path / "preds.parquet")
+        classify([catalog], model=bundle.path, out=tmp_path / "preds.txt")
     with pytest.raises(InputError, match="no such file"):
         classify(["absent"], model=bundle.path, out=tmp_path / "preds.csv")
     with pytest.raises(LensError, match="not a model bundle"):
