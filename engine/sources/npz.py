@@ -1,7 +1,7 @@
 """The format .npz: named arrays in a zip archive, each a cutout (2-D) or a stack of them.
 
-An entry's `inside` is where the array's record lies in the archive's directory, with "#" and
-the number of the plane; its id says `file.npz#name` or `file.npz#name#12`.
+An entry's `inside` is "@" and where the array's record lies in the archive's directory, with "#"
+and the number of the plane; its id says `file.npz#name` or `file.npz#name#12`.
 """
 
 import math
@@ -30,7 +30,7 @@ MANY: Many = "always"
 
 ARRAYS_AT_ONCE = 4
 """stacks that are kept at hand; compressed ones lie unpacked in a temporary file"""
-ADDRESS = re.compile("([0-9]{1,18})(?:#([0-9]{1,18}))?")
+ADDRESS = re.compile("@([0-9]{1,18})(?:#([0-9]{1,18}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def entries(path: str, inside: str, choice: Choice) -> Generator[Entry, None, in
             skipped += 1
             continue
         found = True
-        yield from _of_array(file, member, Entry(path, str(at), f"{path}#{array}"), number, choice)
+        yield from _of_array(file, member, Entry(path, f"@{at}", f"{path}#{array}"), number, choice)
     if not found:
         raise CutoutError(Flag.MISSING, f"no array {inside} in it")
     return 0 if inside else skipped

@@ -25,7 +25,7 @@ MANY: Many = "always"
 
 MAGICS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 """what compressed files begin with"""
-ADDRESS = re.compile(r"([0-9]{1,18})([+~])([0-9]{1,18})(\.[a-z]+)")
+ADDRESS = re.compile(r"([0-9]{1,18})([+~])([0-9]{1,18})(\.[a-z.]+)")
 """where a member begins, its size, and its ending; ~ where it is sparse"""
 
 
@@ -37,7 +37,7 @@ def _decode_npy(data: bytes, band: str) -> NDArray[Any]:
 DECODERS: dict[str, Callable[[bytes, str], NDArray[Any]]] = {
     ".npy": _decode_npy,
     **dict.fromkeys(images.ENDINGS, images.decode),
-    **dict.fromkeys((".fits", ".fit", ".fts"), getattr(fits, "decode", None)),
+    **dict.fromkeys(fits.ENDINGS, fits.decode),
 }
 """what reads a member, by the ending of its name"""
 
