@@ -4,6 +4,7 @@ import re
 import resource
 import tempfile
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -58,6 +59,25 @@ def test_a_list_comes_back_as_it_was_and_as_often_as_wanted(paths):
     kept = Names(iter(paths))
     assert len(kept) == len(paths)
     assert list(zip(kept, kept, strict=True)) == list(zip(paths, paths, strict=True))
+
+
+@given(PATHS, st.integers(0, 30), st.none() | st.integers(0, 30))
+def test_a_part_of_a_list_is_found_wherever_it_lies(paths, start, stop):
+    assert list(Names(iter(paths)).between(start, stop)) == paths[start:stop]
+
+
+@given(PATHS, PATHS)
+def test_the_digest_tells_what_is_in_a_list(paths, others):
+    same = Names(paths).digest == Names(others).digest
+    assert same == (paths == others)
+    assert Names(paths).digest == Names(iter(paths)).digest
+
+
+def test_threads_may_read_a_list_at_once():
+    given = [str(i) for i in range(500)]
+    kept = Names(given)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(found == given for found in pool.map(list, [kept] * 20))
 
 
 def test_a_list_that_nobody_else_holds_can_be_read():

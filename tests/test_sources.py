@@ -9,7 +9,7 @@ from PIL import Image
 
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError, InputError
-from stronglens.engine.sources import natural, open_source
+from stronglens.engine.sources import SINGLE_ENDINGS, natural, open_files, open_source
 
 ENDINGS = (".npy", ".png")
 
@@ -147,6 +147,86 @@ def test_a_file_that_vanishes_after_it_was_listed(catalog):
     with pytest.raises(CutoutError) as caught:
         cutout.read()
     assert caught.value.flag == Flag.MISSING
+
+
+def test_any_part_of_a_listing_is_the_same_as_in_the_whole(catalog):
+    source = open_source(["cat"])
+    whole = [cutout.id for cutout in source]
+    for start, stop in [(0, None), (2, None), (2, 4), (5, 99), (3, 3), (4, 2), (99, None)]:
+        assert [cutout.id for cutout in source.cutouts(start, stop)] == whole[start:stop]
+        assert [entry.id for entry in source.entries(start, stop)] == whole[start:stop]
+
+
+def test_the_digest_tells_listings_apart(catalog):
+    listings = [["cat"], ["cat/b"], ["cat/2.npy", "cat/10.npy"], ["cat/10.npy", "cat/2.npy"]]
+    digests = [open_source(inputs).digest for inputs in listings]
+    assert len(set(digests)) == len(listings)
+    assert [open_source(inputs).digest for inputs in listings] == digests
+    assert open_source(["cat/*"]).digest == digests[0]
+    assert open_source([*listings[2], "cat/2.npy"]).digest == digests[2]
+
+
+def test_the_longest_id_is_counted_in_bytes(catalog):
+    np.save(catalog / "\u00e9\u00e9.npy", np.eye(3))
+    assert open_source(["cat/b"]).longest == {"id": len("cat/b/c/1.png")}
+    assert open_source(["cat/\u00e9*"]).longest == {"id": len("cat/") + 4 + len(".npy")}
+
+
+def test_files_are_taken_as_they_are(catalog):
+    """Training reads one cutout a path, and needs a row for each."""
+    np.save("stack.npy", np.zeros((12, 4, 4)))
+    paths = ["stack.npy", "cat/2.npy", "absent.npy", catalog / "2.npy", "cat/2.npy", "a.tar", "x#1"]
+    source = open_files(paths)
+    assert [cutout.id for cutout in source] == list(map(str, paths))
+    assert (len(source), source.duplicates) == (7, 0)
+    for cutout in list(source)[-2:]:
+        with pytest.raises(CutoutError):
+            cutout.read()
+
+
+def test_which_files_can_be_one_cutout_each():
+    assert {".npy", ".png", ".jpg", ".jpeg", ".fits"} <= set(SINGLE_ENDINGS)
+    assert not {".npz", ".tar", ".h5"} & set(SINGLE_ENDINGS)
+
+
+def test_a_pattern_may_be_followed_by_a_part(catalog):
+    for i in range(2):
+        np.savez(catalog / f"{i}.npz", image=np.eye(3) + i, weight=np.zeros((3, 3)))
+    source = open_source(["cat/*.npz#image"])
+    assert [cutout.id for cutout in source] == ["cat/0.npz#image", "cat/1.npz#image"]
+    assert [cutout.read()[0, 0] for cutout in source] == [1, 2]
+    (catalog / "9.npz").write_bytes(b"")
+    assert [each.id for each in open_source(["cat/*.npz#image"])][-1] == "cat/9.npz#image"
+
+
+def test_formats_are_mixed_in_one_folder(catalog):
+    np.savez(catalog / "d.npz", image=np.eye(3))
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(catalog / "e.png")
+    source = open_source(["cat"])
+    inside = ["1.NPY", "2.npy", "10.npy", "a-b.npy", "b/3.npy", "b/c/1.png", "d.npz#image", "e.png"]
+    assert [cutout.id for cutout in source] == [f"cat/{name}" for name in inside]
+
+
+def test_a_picture_has_no_parts(catalog):
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save("a.png")
+    (cutout,) = open_source(["a.png#1"])
+    assert cutout.id == "a.png#1"
+    with pytest.raises(CutoutError):
+        cutout.read()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_a_band_of_a_picture(tmp_path, rng, mode):
+    colours = rng.integers(0, 2, (8, 8, 3), np.uint8) * 255
+    Image.fromarray(colours).convert(mode).save(tmp_path / "a.png")
+    for band in range(3):
+        (cutout,) = open_source([tmp_path], band=str(band))
+        np.testing.assert_array_equal(cutout.read(), colours[..., band])
+    for band in ("3", "r"):
+        (cutout,) = open_source([tmp_path], band=band)
+        with pytest.raises(CutoutError) as caught:
+            cutout.read()
+        assert caught.value.flag == Flag.SHAPE
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".JPEG"])
