@@ -173,8 +173,13 @@ def test_a_name_as_long_as_may_be_can_be_replaced(tmp_path):
 
 
 def test_what_killed_runs_left_is_removed_and_nothing_else(tmp_path):
-    kept = [".other.csv.0123abcd.partial", ".preds.csv.backup", "preds.csv", "preds.csv.partial"]
-    for name in [*kept, ".preds.csv.0123abcd.partial", ".preds.csv.aaaaaaaa.partial"]:
-        (tmp_path / name).touch()
-    remove_leftovers(tmp_path / "preds.csv")
-    assert names_in(tmp_path) == sorted(kept)
+    mine, others = tmp_path / f"{'a' * 60}.csv", tmp_path / f"{'a' * 60}.csv.json"
+    for path in (mine, others):
+        before = names_in(tmp_path)
+        with replacing(path):
+            (hidden,) = {*names_in(tmp_path)} - {*before}
+        (tmp_path / hidden).touch()  # as SIGKILL would have left it
+    remove_leftovers(mine)
+    assert names_in(tmp_path) == [hidden, mine.name, others.name]
+    remove_leftovers(others)
+    assert names_in(tmp_path) == [mine.name, others.name]

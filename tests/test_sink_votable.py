@@ -56,5 +56,5 @@ def test_tables_of_others_are_refused(tmp_path):
 def test_a_row_of_other_cells_is_refused(tmp_path):
     path = write(tmp_path / "preds.vot", rows(["a", "b"]))
     path.write_text(path.read_text().replace("<TD>b</TD>", ""))
-    with pytest.raises(InputError, match="7 cells instead of 8"):
+    with pytest.raises(InputError, match="row 2: 7 fields instead of 8"):
         list(read_output(path))

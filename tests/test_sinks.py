@@ -171,17 +171,39 @@ def test_an_output_that_was_cut_off_is_refused(tmp_path, ending):
             list(read_output(path))
 
 
+@pytest.fixture(scope="module", params=ENDINGS)
+def whole(request, tmp_path_factory):
+    """An output with a bit of everything, and its bytes."""
+    flags = [FLAGS[i % len(FLAGS)] for i in range(len(AWKWARD))]
+    table = rows(AWKWARD, None, flags, None, [["1.5", "2", "x"]] * len(AWKWARD))
+    path = write(tmp_path_factory.mktemp("whole") / f"preds{request.param}", table, COLUMNS)
+    return path, path.read_bytes()
+
+
+@given(place=st.floats(0, 1), cut=st.integers(0, 100), put=st.binary(max_size=4))
+def test_a_damaged_output_is_read_or_refused(whole, place, cut, put):
+    path, data = whole
+    begin = int(place * len(data))
+    path.write_bytes(data[:begin] + put + data[begin + cut :])
+    try:
+        list(read_output(path))
+    except InputError as err:
+        assert str(path) in str(err)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
         ("b.npy,,,,rejected", "b.npy,,,,ok", "b.npy: status is 'ok', its numbers say 'rejected'"),
         (",0.25,lens", ",0.25,nonlens", "a.npy: label is 'nonlens', its numbers say 'lens'"),
         ("constant,0.5", "empty,0.5", "d.npy: reason is 'empty', its numbers say 'constant'"),
-        ("0.75", "x", "near line 6: could not convert string to float: 'x'"),
+        ("0.75", "x", "row 1: could not convert string to float: 'x'"),
         ("|constant", "|constent", "there is no 'constent'"),
         (",saturated\n", ",SATURATED\n", "there is no 'SATURATED'"),
-        ("a.npy,", "", "7 fields instead of 8"),
-        ("0,saturated\n", '0,"saturated\n', "unexpected end of data"),
+        ("e.npy,", "", "row 5: 7 fields instead of 8"),
+        ("0.75,0.25", "0.75,", "a.npy: its probabilities are not what its flags say"),
+        ("b.npy,,", "b.npy,1,", "b.npy: its probabilities are not what its flags say"),
+        ("0,saturated\n", '0,"saturated\n', "line 6: unexpected end of data"),
     ],
 )
 def test_an_altered_row_is_refused(tmp_path, old, new, why):

@@ -7,6 +7,7 @@ then those of a catalogue that are carried through.
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -121,7 +122,19 @@ def read_output(path: Path) -> Output:
         InputError: it is not there, cannot be read, or is no output of ours.
     """
     _check_format(path)
+    with _reading(path):
+        output = FORMATS[path.suffix.lower()].read(path)
+    return replace(output, chunks=lambda: _read(path, output))
+
+
+def _read(path: Path, output: Output) -> Iterator[Rows]:
+    with _reading(path):
+        yield from output
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        return FORMATS[path.suffix.lower()].read(path)
+        yield
     except OSError as err:
         raise InputError(f"cannot read {path}: {err.strerror or err}") from err

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import secrets
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,13 +67,19 @@ def _keep(file: io.BufferedRandom, temporary: Path, target: Path) -> None:
     try:
         os.fsync(file.fileno())
         temporary.replace(target)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename too outlives a power cut
-        finally:
-            os.close(folder)
     except OSError as err:
-        raise _failed(target, err) from err
+        raise failed(target, err) from err
+    with suppress(OSError):  # some network file systems cannot; the file is whole all the same
+        _sync_folder(target.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """See to it that a rename too outlives a power cut."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 class _Raw(io.FileIO):
@@ -89,10 +96,11 @@ class _Raw(io.FileIO):
         try:
             return super().write(data)
         except OSError as err:
-            raise _failed(self._target, err) from err
+            raise failed(self._target, err) from err
 
 
-def _failed(target: Path, err: OSError) -> LensError:
+def failed(target: Path, err: OSError) -> LensError:
+    """Return the error for a file that the system would not write."""
     return LensError(
         f"cannot write {target}: {_explained(err)}; nothing was left there, and an older file "
         "is as it was"
@@ -106,7 +114,8 @@ def _explained(err: OSError) -> str:
 
 def _prefix(target: Path) -> str:
     # a name has at most 255 bytes, and a character at most four of them
-    return f".{target.name[:50]}."
+    number = zlib.crc32(os.fsencode(target.name))
+    return f".{target.name[:50]}.{number:08x}."
 
 
 def remove_leftovers(path: Path) -> None:
@@ -117,5 +126,5 @@ def remove_leftovers(path: Path) -> None:
     target = path.resolve()
     for name in os.listdir(target.parent):  # noqa: PTH208 - names only: the folder may be large
         if name.startswith(_prefix(target)) and name.endswith(SUFFIX):
-            with suppress(OSError):  # not worth an end: they are hidden, and the next run tries
+            with suppress(OSError):  # not worth an end: it is hidden, and the next run tries again
                 (target.parent / name).unlink()

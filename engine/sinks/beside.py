@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 
 from stronglens.engine.batches import REJECTED, Rows, flag_words, reason
-from stronglens.engine.sinks.atomic import replacing
+from stronglens.engine.sinks.atomic import failed, replacing
 from stronglens.engine.sinks.csv import quoted
 
 
@@ -43,7 +43,10 @@ class Rejected:
     def finish(self) -> None:
         """Remove the file of an earlier run where this one has rejected nothing."""
         if self._file is None:
-            self._path.unlink(missing_ok=True)
+            try:
+                self._path.unlink(missing_ok=True)
+            except OSError as err:
+                raise failed(self._path, err) from err
 
 
 def _line(rows: Rows, row: int) -> str:

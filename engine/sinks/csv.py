@@ -8,13 +8,12 @@ spreadsheet may take it for a formula. A rejected row has empty probabilities an
 import csv
 import re
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from stronglens.engine.batches import Column, Rows
-from stronglens.engine.sinks.table import CHUNK, Output, Shape, not_ours, split_names
-from stronglens.engine.sinks.text import Lines, parse
+from stronglens.engine.sinks.table import Output, Shape, not_ours, split_names
+from stronglens.engine.sinks.text import Lines, read_rows
 
 SPECIAL = re.compile('[",\\r\\n]')
 
@@ -77,10 +76,6 @@ def _chunks(path: Path, classes: list[str], width: int) -> Iterator[Rows]:
         lines = csv.reader(file, strict=True)
         try:
             next(lines)
-            while cells := list(islice(lines, CHUNK)):
-                for row in cells:
-                    if len(row) != width:
-                        raise ValueError(f"{len(row)} fields instead of {width}: {row[:1]}")
-                yield parse(cells, classes)
-        except (csv.Error, ValueError) as err:
-            raise not_ours(path, f"near line {lines.line_num}: {err}") from err
+            yield from read_rows(lines, classes, width, path)
+        except csv.Error as err:
+            raise not_ours(path, f"line {lines.line_num}: {err}") from err

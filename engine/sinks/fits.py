@@ -6,6 +6,7 @@ as their longest value, those of fixed words as the longest word.
 """
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -21,7 +22,7 @@ from stronglens.engine.sinks.table import (
     Output,
     Shape,
     bits,
-    check_words,
+    check_rows,
     labels,
     not_ours,
     parsed,
@@ -169,11 +170,15 @@ def open_writer(file: BinaryIO, shape: Shape) -> FitsWriter:
 
 def read(path: Path) -> Output:
     """Open a FITS table that was written here; its rows are read as they are asked for."""
-    with path.open("rb") as file:
+    from astropy.io.fits import VerifyError
+    from astropy.utils.exceptions import AstropyWarning
+
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("error", AstropyWarning)  # a header of ours gives none
         try:
             head = [_read_header(file) for _ in range(2)][1]
             return _output(path, head, file.tell())
-        except (KeyError, TypeError, ValueError) as err:
+        except (KeyError, TypeError, ValueError, VerifyError, AstropyWarning) as err:
             raise not_ours(path, err) from err
 
 
@@ -233,7 +238,7 @@ def _rows(table_B: NDArray[Any], classes: list[str]) -> Rows:
         table_B[names[end + 3]].astype(np.float32),
         [list(row) for row in zip(*carried, strict=True)],
     )
-    check_words(rows, classes, said)
+    check_rows(rows, classes, said)
     return rows
 
 

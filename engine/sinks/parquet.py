@@ -18,7 +18,7 @@ from stronglens.engine.sinks.table import (
     Shape,
     best_class,
     bits,
-    check_words,
+    check_rows,
     not_ours,
     parsed,
     split_names,
@@ -147,16 +147,17 @@ def read(path: Path) -> Output:
 
     try:
         with parquet.ParquetFile(path) as file:
-            schema = file.schema_arrow
-    except pa.ArrowException as err:
+            return _output(path, file.schema_arrow)
+    except (pa.ArrowException, ValueError) as err:
         raise not_ours(path, err) from err
+
+
+def _output(path: Path, schema: "pa.Schema") -> Output:
     classes, carried = split_names([unescape(name) for name in schema.names], path)
-    end = 1 + len(classes) + len(TAIL)
-    columns = [
-        Column(name, _kind(kind)) for name, kind in zip(carried, schema.types[end:], strict=True)
-    ]
+    kinds = schema.types[len(schema) - len(carried) :]
+    columns = [Column(name, _kind(kind)) for name, kind in zip(carried, kinds, strict=True)]
     if schema.types != _schema(Shape(classes, columns, 0)).types:
-        raise not_ours(path, "its columns are of other types")
+        raise ValueError("its columns are of other types")
     return Output(classes, columns, lambda: _chunks(path, classes))
 
 
@@ -188,7 +189,7 @@ def _rows(batch: "pa.RecordBatch", classes: list[str]) -> Rows:
         batch.column(end + 3).to_numpy(zero_copy_only=False),
         [list(row) for row in zip(*carried, strict=True)],
     )
-    check_words(rows, classes, texts[1:4])
+    check_rows(rows, classes, texts[1:4])
     return rows
 
 

@@ -145,11 +145,7 @@ def bits(words: str) -> int:
     return int(flags)
 
 
-def check_words(
-    rows: Rows,
-    classes: Sequence[str],
-    found: Sequence[Sequence[str]],
-) -> None:
+def check_rows(rows: Rows, classes: Sequence[str], found: Sequence[Sequence[str]]) -> None:
     """Compare what rows say in words with what their numbers say.
 
     Args:
@@ -158,17 +154,18 @@ def check_words(
         found: the columns label, status and reason as read.
 
     Raises:
-        ValueError: they differ; says where.
+        ValueError: they differ, or the scores are not there where they should be; says where.
     """
+    scored_BK = np.isfinite(rows.prob_BK)
+    accepted_B1 = (best_class(rows) >= 0)[:, None]
+    if (scored_BK != accepted_B1).any():
+        row = int((scored_BK != accepted_B1).any(axis=1).argmax())
+        raise ValueError(f"{rows.ids[row]}: its probabilities are not what its flags say")
     expected = [labels(rows, classes), spelled(rows, status), spelled(rows, reason)]
     for column, said, right in zip(TAIL, found, expected, strict=False):
-        if list(said) != right:
-            row = next(
-                i for i, pair in enumerate(zip(said, right, strict=True)) if len({*pair}) > 1
-            )
-            raise ValueError(
-                f"{rows.ids[row]}: {column} is {said[row]!r}, its numbers say {right[row]!r}"
-            )
+        for name, one, other in zip(rows.ids, said, right, strict=True):
+            if one != other:
+                raise ValueError(f"{name}: {column} is {one!r}, its numbers say {other!r}")
 
 
 def parsed(text: str, kind: type[int] | type[float], name: str) -> int | float | None:

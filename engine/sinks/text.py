@@ -1,11 +1,13 @@
 """Rows as lines of text and back, for the formats that are text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
 from stronglens.engine.batches import Rows, flag_words, reason, status
-from stronglens.engine.sinks.table import best_class, bits, check_words
+from stronglens.engine.sinks.table import CHUNK, best_class, bits, check_rows, not_ours
 
 Cell = Callable[[str], str]
 """makes of a text what the format holds for it"""
@@ -81,20 +83,51 @@ class Lines:
         return self._cell(text).replace("%", "%%")
 
 
-def parse(cells: Sequence[Sequence[str]], classes: Sequence[str]) -> Rows:
-    """Return the rows whose cells were read.
+def read_rows(
+    lines: Iterator[Sequence[str]], classes: Sequence[str], width: int, path: Path
+) -> Iterator[Rows]:
+    """Yield the rows whose cells are read, in chunks.
+
+    Args:
+        lines: the cells of a row each.
+        classes: of the output.
+        width: how many cells a row has.
+        path: of the output, for errors.
 
     Raises:
-        ValueError: a cell is not what its column holds; says which.
+        InputError: a cell is not what its column holds; says which row, counted from 1.
     """
+    done = 0
+    while cells := list(islice(lines, CHUNK)):
+        try:
+            yield _parse(cells, classes, width)
+        except ValueError:
+            row, err = next(_wrong(cells, classes, width))
+            raise not_ours(path, f"row {done + row + 1}: {err}") from err
+        done += len(cells)
+
+
+def _wrong(
+    cells: Sequence[Sequence[str]], classes: Sequence[str], width: int
+) -> Iterator[tuple[int, ValueError]]:
+    for i, row in enumerate(cells):
+        try:
+            _parse([row], classes, width)
+        except ValueError as err:
+            yield i, err
+
+
+def _parse(cells: Sequence[Sequence[str]], classes: Sequence[str], width: int) -> Rows:
     end = 1 + len(classes)
+    if other := next((len(row) for row in cells if len(row) != width), 0):
+        raise ValueError(f"{other} fields instead of {width}")
     columns = list(zip(*(row[: end + 5] for row in cells), strict=True))
     rows = Rows(
         list(columns[0]),
         np.array([[float(p or "nan") for p in row[1:end]] for row in cells], np.float32),
         np.array([bits(words) for words in columns[end + 4]], np.uint16),
         np.array([float(share or "nan") for share in columns[end + 3]], np.float32),
-        [list(row[end + 5 :]) for row in cells] if len(cells[0]) > end + 5 else [],
+        [list(row[end + 5 :]) for row in cells] if width > end + 5 else [],
     )
-    check_words(rows, classes, columns[end : end + 3])
+    check_rows(rows, classes, columns[end : end + 3])
     return rows

@@ -12,8 +12,8 @@ from xml.sax.saxutils import quoteattr
 
 from stronglens.engine.batches import Column, Rows
 from stronglens.engine.sinks.escape import DESCRIPTION, XML, escape, escaping, unescape
-from stronglens.engine.sinks.table import CHUNK, Output, Shape, not_ours, parsed, split_names
-from stronglens.engine.sinks.text import Cell, Lines, parse
+from stronglens.engine.sinks.table import Output, Shape, not_ours, parsed, split_names
+from stronglens.engine.sinks.text import Cell, Lines, read_rows
 
 SPECIAL = escaping(XML)
 SPACE = "http://www.ivoa.net/xml/VOTable/v1.3"  # 1.4 has kept the name
@@ -130,26 +130,14 @@ def _elements(path: Path) -> Iterator[tuple[str, ET.Element]]:
 
 
 def _chunks(path: Path, classes: list[str], width: int) -> Iterator[Rows]:
-    cells: list[list[str]] = []
+    return read_rows(_lines(path), classes, width, path)
+
+
+def _lines(path: Path) -> Iterator[list[str]]:
+    table = None
     for event, element in _elements(path):
-        if element.tag == f"{{{SPACE}}}TABLEDATA" and event == "start":
+        if element.tag == f"{{{SPACE}}}TABLEDATA":
             table = element
-        if element.tag != f"{{{SPACE}}}TR" or event != "end":
-            continue
-        cells.append([unescape(each.text or "") for each in element])
-        table.clear()  # else the whole file stays in memory
-        if len(cells) == CHUNK:
-            yield _parse(path, cells, classes, width)
-            cells = []
-    if cells:
-        yield _parse(path, cells, classes, width)
-
-
-def _parse(path: Path, cells: list[list[str]], classes: list[str], width: int) -> Rows:
-    try:
-        for row in cells:
-            if len(row) != width:
-                raise ValueError(f"{len(row)} cells instead of {width}: {row[:1]}")
-        return parse(cells, classes)
-    except ValueError as err:
-        raise not_ours(path, err) from err
+        elif element.tag == f"{{{SPACE}}}TR" and event == "end" and table is not None:
+            yield [unescape(each.text or "") for each in element]
+            table.clear()  # else the whole file stays in memory
