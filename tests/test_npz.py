@@ -65,8 +65,15 @@ def test_arrays_are_cutouts_and_stacks(save, rng):
 @pytest.mark.parametrize("save", SAVERS)
 def test_a_part_is_named_by_its_array_and_number(save, rng):
     raw = rng.normal(size=(11, 4, 4))
-    save("a.npz", **{"many": raw, "x#3": raw[3], "pair": raw[:2]})
-    given = ["a.npz#many#7", "a.npz#x#3", "a.npz#pair#1", "a.npz#many#99", "a.npz#none", "a.npz#1"]
+    save("a.npz", **{"many": raw, "x#3": raw[3], "pair": raw[:2], "labels": raw[0, 0]})
+    given = [
+        "a.npz#many#7",
+        "a.npz#x#3",
+        "a.npz#pair#1",
+        "a.npz#many#99",
+        "a.npz#none",
+        "a.npz#labels",
+    ]
     source = open_source([*given, "b.npz#many#1"])
     assert ids(source) == [*given, "b.npz#many#1"]
     cutouts = list(source)

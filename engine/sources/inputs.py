@@ -113,10 +113,12 @@ class Inputs:
             found = form.entries(path, inside, self.choice)
             if known == "maybe" and not inside:
                 decided.settle(form, "never" if found is None else "always")
-            if found is None:
+            listed = False
+            for entry in [Entry(path, inside)] if found is None else self._counted(found):
+                listed = True
+                yield pack(entry)
+            if inside and not listed:  # what is asked for by name is a row
                 yield pack(Entry(path, inside))
-            else:
-                yield from map(pack, self._counted(found))
         except CutoutError:
             decided.looked_in_vain(form)
             yield pack(Entry(path, inside))

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from stronglens.engine.sources import zips
 from stronglens.engine.sources.entries import Choice, Cutout, Entry, Many, pick_band
 from stronglens.engine.sources.files import HEAD_BYTES, MAX_BYTES, reasons
 from stronglens.engine.sources.handles import OpenFile, opened
-from stronglens.engine.sources.kept import Kept
+from stronglens.engine.sources.index import INDICES, Index
+from stronglens.engine.sources.kept import Identity, Kept
 from stronglens.engine.sources.npy import Header, count_axes, header_bytes, parse, parse_header
 from stronglens.engine.sources.stacks import StoredArray, is_number, planes, whole_file
 
@@ -30,6 +31,8 @@ MANY: Many = "always"
 
 ARRAYS_AT_ONCE = 4
 """stacks that are kept at hand; compressed ones lie unpacked in a temporary file"""
+Asked = tuple[int, zips.Member, str]
+"""a record of the directory, what it says, and the number of the plane that is meant or "" """
 ADDRESS = re.compile("@([0-9]{1,18})(?:#([0-9]{1,18}))?")
 
 
@@ -68,18 +71,15 @@ def entries(path: str, inside: str, choice: Choice) -> Generator[Entry, None, in
 
     Arrays of less than two axes and other files in the archive are passed over.
     """
-    file, _ = opened(path)
-    skipped, found = 0, not inside
-    for at, member in zips.members(file):
-        array, number = _asked(inside, member.name.removesuffix(".npy"))
-        if not (array and member.name.endswith(".npy") and _has_axes(file, member)):
+    file, key = opened(path)
+    skipped = 0
+    for at, member, number in _named(file, key, inside) if inside else _all(file):
+        if member.name.endswith(".npy") and _has_axes(file, member):
+            name = f"{path}#{member.name.removesuffix('.npy')}"
+            yield from _of_array(file, member, Entry(path, f"@{at}", name), number, choice)
+        else:
             skipped += 1
-            continue
-        found = True
-        yield from _of_array(file, member, Entry(path, f"@{at}", f"{path}#{array}"), number, choice)
-    if not found:
-        raise CutoutError(Flag.MISSING, f"no array {inside} in it")
-    return 0 if inside else skipped
+    return skipped
 
 
 def cutout(entry: Entry, band: str) -> Cutout:
@@ -87,12 +87,31 @@ def cutout(entry: Entry, band: str) -> Cutout:
     return NpzCutout(entry, band)
 
 
-def _asked(inside: str, array: str) -> tuple[str, str]:
-    """Return the array's name, and the number of the plane, if `inside` means it; else "", ""."""
-    if inside in ("", array):
-        return array, ""
-    number = inside.removeprefix(f"{array}#")
-    return (array, number) if number != inside and is_number(number) else ("", "")
+def _all(file: OpenFile) -> Iterator[Asked]:
+    return ((at, member, "") for at, member in zips.members(file))
+
+
+def _named(file: OpenFile, key: Identity, inside: str) -> Iterator[Asked]:
+    """Yield what is meant by an array's name, or by one with the number of a plane.
+
+    Raises:
+        CutoutError: MISSING where there is no such array, MALFORMED.
+    """
+    index = _INDICES.get(key, lambda: Index((each.name, at) for at, each in zips.members(file)))
+    array, _, plane = inside.rpartition("#")
+    asked = [(f"{inside}.npy", ""), (f"{array}.npy", plane)]
+    found = [
+        (at, member, number)
+        for name, number in (asked if is_number(plane) else asked[:1])
+        for at in index.places(name)
+        if (member := zips.member(file, at)).name == name
+    ]
+    if not found:
+        raise index.error(inside)
+    yield from found
+
+
+_INDICES: Kept[Index] = Kept(INDICES)
 
 
 def _of_array(

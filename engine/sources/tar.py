@@ -5,7 +5,7 @@ An entry's `inside` says where the member's bytes begin and how many they are; i
 """
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.sources import fits, images, npy
 from stronglens.engine.sources.entries import Choice, Cutout, Entry, Many, ending, pick_band
 from stronglens.engine.sources.files import MAX_BYTES
-from stronglens.engine.sources.handles import opened
+from stronglens.engine.sources.handles import OpenFile, opened
+from stronglens.engine.sources.index import INDICES, Index
+from stronglens.engine.sources.kept import Identity, Kept
 from stronglens.engine.sources.tars import Member, members
 
 PACKED: tuple[str, ...] = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -81,22 +83,32 @@ def entries(path: str, inside: str, choice: Choice) -> Generator[Entry, None, in
         InputError: the archive is compressed.
         CutoutError: MISSING, UNREADABLE or MALFORMED.
     """
-    file, _ = opened(path)
+    file, key = opened(path)
     if ending(path) in PACKED or file.read(0, min(6, file.size)).startswith(MAGICS):
         raise InputError(
             f"{path}: a compressed archive would be unpacked from its beginning for each cutout: "
             "decompress it first, with gunzip or what belongs to its ending"
         )
-    skipped = found = 0
-    for member in members(file):
-        if not _is_cutout(member) or inside not in ("", member.name):
+    skipped = 0
+    for member in _named(file, key, inside) if inside else members(file):
+        if _is_cutout(member):
+            yield Entry(path, _address(member), f"{path}#{member.name}")
+        else:
             skipped += 1
-            continue
-        found += 1
-        yield Entry(path, _address(member), f"{path}#{member.name}")
-    if inside and not found:
-        raise CutoutError(Flag.MISSING, f"no member {inside} in it")
-    return 0 if inside else skipped
+    return skipped
+
+
+def _named(file: OpenFile, key: Identity, name: str) -> Iterator[Member]:
+    """Yield the members of a name; raise CutoutError, MISSING or as `members`, if there is none."""
+    index = _INDICES.get(key, lambda: Index((each.name, each.place) for each in members(file)))
+    firsts = (next(members(file, place)) for place in index.places(name))
+    found = [member for member in firsts if member.name == name]
+    if not found:
+        raise index.error(name)
+    yield from found
+
+
+_INDICES: Kept[Index] = Kept(INDICES)
 
 
 def cutout(entry: Entry, band: str) -> Cutout:

@@ -32,6 +32,8 @@ class Member:
     """A member of an archive."""
 
     name: str
+    place: int
+    """where the first of its headers begins"""
     start: int
     """where its bytes begin"""
     size: int
@@ -41,14 +43,17 @@ class Member:
     """whether its bytes lack the holes of the file"""
 
 
-def members(file: OpenFile) -> Iterator[Member]:
+def members(file: OpenFile, place: int = 0) -> Iterator[Member]:
     """Yield the members of an archive, up to the block of zeros that ends it.
+
+    Args:
+        place: where a member begins; those before it are left out.
 
     Raises:
         CutoutError: MALFORMED, after the members before the damage; the last of them may say
             that it has more bytes than there are.
     """
-    place, said = 0, dict[str, str]()
+    first, said = place, dict[str, str]()
     while place + BLOCK <= file.size:
         block = file.read(place, BLOCK)
         if not block.strip(b"\0"):
@@ -63,8 +68,8 @@ def members(file: OpenFile) -> Iterator[Member]:
             name = said.get("path", _name(block))
             sparse = kind == SPARSE or any(key.startswith("GNU.sparse") for key in said)
             name = said.get("GNU.sparse.name", name)
-            yield Member(name, start, size, kind in REGULAR or sparse, sparse)
-            said = {}
+            yield Member(name, first, start, size, kind in REGULAR or sparse, sparse)
+            first, said = start + size + -size % BLOCK, {}
         place = start + size + -size % BLOCK
     raise CutoutError(Flag.MALFORMED, "cut off: the end of the archive is missing")
 
