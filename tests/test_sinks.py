@@ -104,6 +104,23 @@ def test_awkward_names_are_not_altered(tmp_path, ending):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
+def test_awkward_classes_and_columns_are_not_altered(tmp_path, ending):
+    path, count = tmp_path / f"preds{ending}", len(AWKWARD)
+    names = [name for name in AWKWARD if name != "\\xFF"]  # there is an \xff
+    columns = [Column(name, "text") for name in names]
+    table = rows([str(i) for i in range(count)], carried=[names] * count)
+    table.prob_BK = np.eye(count, dtype=np.float32)  # each class is the label of a row
+    with open_sink(path, Shape(AWKWARD, columns, count)) as sink:
+        sink.write(table)
+    output = read_output(path)
+    assert output.classes == AWKWARD
+    assert [column.name for column in output.columns] == names
+    found = joined(output)
+    assert found.carried == table.carried
+    assert_same(found, table)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
 @given(table=tables(), data=st.data())
 def test_the_bytes_do_not_tell_how_the_rows_came(tmp_path_factory, ending, table, data):
     folder = tmp_path_factory.mktemp("sink")
@@ -133,18 +150,18 @@ def test_other_than_the_rows_announced_are_no_output(tmp_path, ending):
 def test_memory_does_not_grow_with_the_rows(tmp_path, ending):
     """Parquet holds a row group, outside of what Python can trace."""
 
-    def peak(count):
-        piece = rows([f"folder/{i}.npy" for i in range(8192)])
+    def peak(count, length=8192):
+        piece = rows([f"folder/{i}.npy" for i in range(length)])
         tracemalloc.start()
-        with open_sink(tmp_path / f"preds{ending}", Shape(CLASSES, [], count * 8192)) as sink:
+        with open_sink(tmp_path / f"preds{ending}", Shape(CLASSES, [], count * length)) as sink:
             for _ in range(count):
                 sink.write(piece)
-        assert sum(len(r.ids) for r in read_output(tmp_path / f"preds{ending}")) == count * 8192
+        assert sum(len(r.ids) for r in read_output(tmp_path / f"preds{ending}")) == count * length
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
 
-    peak(1)  # what the first use imports
+    peak(1, 1)  # what the first use imports
     assert peak(4) < 1.2 * peak(2)
 
 

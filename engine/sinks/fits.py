@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from astropy.io.fits import Header
 
 SPECIAL = escaping(FITS)
+IN_HEADER = escaping(f"'|{FITS}")  # astropy loses what follows some quotes
 BLOCK = 2880
 END = b"END".ljust(80)
 LONGEST_HEADER = 1 << 20
@@ -146,7 +147,7 @@ def _header(shape: Shape, forms: str, widths: dict[int, int], count: int) -> byt
     columns = ("TFIELDS", len(forms))
     table = Header([("XTENSION", "BINTABLE"), ("BITPIX", 8), *shapes, columns])
     for i, (name, form) in enumerate(zip(shape.names, forms, strict=True)):
-        table.update(_name_cards(i + 1, escape(name, SPECIAL)))
+        table.update(_name_cards(i + 1, escape(name, IN_HEADER)))
         table[f"TFORM{i + 1}"] = f"{widths[i]}A" if form == "A" else form
         if form == "K":
             table[f"TNULL{i + 1}"] = NULL
@@ -157,7 +158,7 @@ def _header(shape: Shape, forms: str, widths: dict[int, int], count: int) -> byt
 
 def _name_cards(number: int, name: str) -> dict[str, str]:
     """Return a column's name, in two cards where it is longer than astropy reads."""
-    if len(name.replace("'", "''")) <= LONGEST_NAME:
+    if len(name) <= LONGEST_NAME:
         return {f"TTYPE{number}": name}
     short = re.sub(r"\W+", "_", name)[: LONGEST_NAME - 4]
     return {f"TTYPE{number}": f"{short}_{number}", f"TLONG{number}": name}
