@@ -23,11 +23,10 @@ ID_NAMES = ("id", "ids", "name", "object_id", "objid", "source_id")
 """what an array or column of ids is called, in any case; the first of these counts"""
 MAX_ARRAYS = 10_000
 """of one store that are looked at to find the cutouts"""
+MAX_CUTOUTS = 1 << 30
+"""that one file may say it holds: a list of more would fill a disk, and a header says it freely"""
 ID_BYTES = 1 << 16
 """the longest id of fixed length"""
-
-SLACK = 1 << 16
-"""bytes that a compressed chunk may have beyond twice its size when expanded"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +104,8 @@ def count_of(stored: Stored, choice: Choice, where: str) -> int | None:
         return None
     if axes == 4 and not choice.band and 1 not in (shape[1], shape[3]):
         raise InputError(f"{where}: {shape}, cutouts with bands: name one with --band K")
+    if shape[0] > MAX_CUTOUTS:
+        raise CutoutError(Flag.SHAPE, f"{where}: {shape[0]} cutouts")
     return shape[0]
 
 

@@ -29,11 +29,11 @@ from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.sources.entries import Choice, Entry, Many, pick_band
 from stronglens.engine.sources.files import MAX_BYTES
-from stronglens.engine.sources.fits_units import Bytes, Unit, opened, unit_at, units
+from stronglens.engine.sources.fits_units import Bytes, Unit, in_memory, opened, unit_at, units
 from stronglens.engine.sources.kept import BLOCK_BYTES, LARGEST_BLOCK, Kept, identity
 from stronglens.engine.sources.stacks import MOST_BANDS, is_number
 
-ENDINGS = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fts.gz", ".fits.fz")
+ENDINGS: tuple[str, ...] = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fts.gz", ".fits.fz")
 MANY: Many = "maybe"
 DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 UNSIGNED = {(8, -128.0): "i1", (16, 2.0**15): "u2", (32, 2.0**31): "u4", (64, 2.0**63): "u8"}
@@ -81,11 +81,22 @@ class FitsCutout:
             CutoutError: MISSING, UNREADABLE, MALFORMED, or SHAPE where there is no such image,
                 more than one to choose from, or one that is too large.
         """
-        with opened(self.entry.path) as file:
-            images = _images(file)[0] if not self.entry.inside else _kept_images(self.entry.path)
-            image, plane = _choose(images, self.entry.inside, self.band)
-            pixels = _pixels(self.entry.path, file, image, plane)
-        return pick_band(pixels, self.band) if self.band and pixels.ndim == 3 else pixels
+        path, inside = self.entry.path, self.entry.inside
+        with opened(path) as file:
+            images = _kept_images(path) if inside else _images(file)[0]
+            return _chosen(path, file, images, inside, self.band)
+
+
+def decode(data: bytes, band: str) -> NDArray[Any]:
+    """Return the image in the bytes of a whole file, plain or gzipped; see `FitsCutout.read`."""
+    file = in_memory(data)
+    return _chosen("", file, _images(file)[0], "", band)
+
+
+def _chosen(path: str, file: Bytes, images: list[Image], inside: str, band: str) -> NDArray[Any]:
+    image, plane = _choose(images, inside, band)
+    pixels = _pixels(path, file, image, plane)
+    return pick_band(pixels, band) if band and pixels.ndim == 3 else pixels
 
 
 def cutout(entry: Entry, band: str) -> FitsCutout:

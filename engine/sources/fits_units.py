@@ -30,6 +30,7 @@ GZIP_HEAD = 1 << 22
 GZIP_REACH = 1 << 32
 """how far into a compressed stream is looked, in bytes: finding a place means expanding to it"""
 
+GZIP = b"\x1f\x8b"
 END = b"END".ljust(CARD)
 INTEGER = re.compile(rb"[+-]?[0-9]{1,19}")
 STRING = re.compile(rb"'((?:[^']|'')*)'")
@@ -86,6 +87,22 @@ class Gzipped:
             raise CutoutError(Flag.MALFORMED, f"gzip: {err}") from err
 
 
+class InMemory:
+    """A file whose bytes are here."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def at(self, offset: int, count: int) -> bytes:
+        """Return `count` bytes from `offset`; fewer where the file ends."""
+        return self._data[offset : offset + count]
+
+
+def in_memory(data: bytes) -> Bytes:
+    """Return the bytes of a file, plain or gzipped, as a file."""
+    return Gzipped(data) if data.startswith(GZIP) else InMemory(data)
+
+
 @contextmanager
 def opened(path: str) -> Iterator[Bytes]:
     """Open a file, plain or gzipped (its first bytes say which).
@@ -97,7 +114,7 @@ def opened(path: str) -> Iterator[Bytes]:
         fd = os.open(path, OPEN_FLAGS)
         try:
             plain = Plain(fd, regular_size(fd))
-            yield _expanded(path) if plain.at(0, 2) == b"\x1f\x8b" else plain
+            yield _expanded(path) if plain.at(0, 2) == GZIP else plain
         finally:
             os.close(fd)
 

@@ -19,7 +19,6 @@ from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.sources.arrays import (
     MAX_ARRAYS,
-    SLACK,
     Stored,
     block_rows,
     chunks_of,
@@ -31,13 +30,14 @@ from stronglens.engine.sources.arrays import (
     the_ids,
     the_images,
 )
+from stronglens.engine.sources.chunks import most_stored
 from stronglens.engine.sources.entries import Choice, Entry, Many
 from stronglens.engine.sources.kept import BLOCK_BYTES, OPEN_FILES, Identity, Kept, identity
 
 if TYPE_CHECKING:
     import h5py
 
-ENDINGS = (".h5", ".hdf5", ".hdf")
+ENDINGS: tuple[str, ...] = (".h5", ".hdf5", ".hdf")
 MANY: Many = "always"
 MAX_LINKS = 16
 """soft links that are followed to find one dataset"""
@@ -203,7 +203,7 @@ def _refuse_absent(dataset: "h5py.Dataset", plan: _Plan, row: int) -> None:
         info = dataset.id.get_chunk_info_by_coord(place)
         if info.byte_offset is None:
             raise CutoutError(Flag.MISSING, f"the chunk at {place} was never written")
-        if info.size > 2 * size + SLACK:
+        if info.size > most_stored(size):
             raise CutoutError(Flag.MALFORMED, f"the chunk at {place} has {info.size} bytes")
 
 
