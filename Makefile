@@ -50,6 +50,8 @@ bench bench-full: $(BENCH) $(DEMO)
 	$(MEASURE)end_to_end.py $(FINDER) demo/sky --name end_to_end_lensfinding $(MORE)
 	$(if $(FULL),$(MEASURE)backends.py $(FINDER) --name backends_lensfinding)
 	$(if $(FULL),$(MEASURE)simulator.py)
+	$(if $(FULL),$(MEASURE)resume.py)
+	$(if $(FULL),$(MEASURE)plan.py)
 	$(if $(and $(FULL),$(wildcard $(REAL)/bundle)),$(MAKE) bench-real)
 	$(MEASURE)readme.py
 

@@ -70,6 +70,8 @@ lap("import numba")
 from pathlib import Path
 from stronglens.engine import pipeline
 from stronglens.engine.backends.openvino import load_openvino
+from stronglens.engine.feed import feed
+from stronglens.engine.scoring import score
 lap("import the engine")
 load_openvino()
 lap("import OpenVINO")
@@ -83,8 +85,8 @@ with pipeline.warming_up(source, spec):
 lap("compile the kernels")
 pipeline.replay(bundle, backend)
 lap("replay the golden batch")
-batch = next(pipeline.feed(source, spec, batch_size=backend.batch_size, workers=2))
-pipeline.score(batch, backend, len(bundle.manifest.classes))
+batch = next(feed(source, spec, batch_size=backend.batch_size, workers=2))
+score(batch, backend, len(bundle.manifest.classes))
 lap("read and score one cutout")
 print(json.dumps({"precision": backend.precision, "seconds": laps}))
 """
