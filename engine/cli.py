@@ -18,8 +18,12 @@ from stronglens.engine.signals import Signals
 
 SOME_REJECTED = 3
 """exit code: done, but some inputs have no score"""
-TOO_MANY_REJECTED = 4
-"""exit code: stopped, since more inputs were rejected than --max-bad bears"""
+
+
+class TooManyRejected(click.ClickException):
+    """More inputs were rejected than --max-bad bears."""
+
+    exit_code = 4
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -166,9 +170,8 @@ def main(
         if signals.came:
             raise click.ClickException(_stopped(signals.came, out)) from err
         if isinstance(err, LensError):
-            failure = click.ClickException(str(err))
-            failure.exit_code = TOO_MANY_REJECTED if isinstance(err, TooManyRejectedError) else 1
-            raise failure from err
+            many = isinstance(err, TooManyRejectedError)
+            raise (TooManyRejected if many else click.ClickException)(str(err)) from err
         raise
     click.echo(report)
     if report.rejected:

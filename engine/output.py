@@ -115,7 +115,7 @@ def _encodings(
     start, stop = identity["rows"]
     shape = (stop - start, identity["encodings"])
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(  # type: ignore[no-untyped-call]
+    np.lib.format.write_array_header_1_0(
         header, {"descr": "<f4", "fortran_order": False, "shape": shape}
     )
     file.write(header.getvalue())
