@@ -113,12 +113,10 @@ class Inputs:
             found = form.entries(path, inside, self.choice)
             if known == "maybe" and not inside:
                 decided.settle(form, "never" if found is None else "always")
-            listed = False
-            for entry in [Entry(path, inside)] if found is None else self._counted(found):
-                listed = True
-                yield pack(entry)
-            if inside and not listed:  # what is asked for by name is a row
+            if found is None:
                 yield pack(Entry(path, inside))
+            else:
+                yield from map(pack, self._listed(found, Entry(path, inside)))
         except CutoutError:
             decided.looked_in_vain(form)
             yield pack(Entry(path, inside))
@@ -127,10 +125,17 @@ class Inputs:
                 raise
             yield pack(Entry(path, inside))
 
-    def _counted(self, found: Iterator[Entry]) -> Iterator[Entry]:
+    def _listed(self, found: Iterator[Entry], whole: Entry) -> Iterator[Entry]:
         """Yield the entries of a file, and count what it holds besides."""
-        passed_over = yield from cast(Generator[Entry, None, int | None], found)
-        self.walk.skipped += passed_over or 0
+        first = next(found, None)
+        if first is not None:
+            yield first
+            passed_over = yield from cast(Generator[Entry, None, int | None], found)
+            self.walk.skipped += passed_over or 0
+        elif whole.inside:  # asked for by name: a row, which will say that it is no cutout
+            yield whole
+        else:
+            self.walk.skipped += 1
 
     def _of_list(self, given: str) -> Iterator[str]:
         """List each name in a list as a file or a part of one; any other one is a row too."""
