@@ -228,7 +228,9 @@ def from_files(bundle: Bundle, backend: Backend, rounds: int, work: Path) -> tup
     return median(shares[1:]), count
 
 
-def for_the_readme(found: list[Contender], lines: list[list[str]]) -> list[tuple[str, str]]:
+def for_the_readme(
+    net: str, found: list[Contender], lines: list[list[str]]
+) -> list[tuple[str, str]]:
     """Return what the README says of the engine on OpenVINO."""
     limit, tool = [], []
     tools = {one.precision: one for one in found if one.name == TOOL}
@@ -238,8 +240,8 @@ def for_the_readme(found: list[Contender], lines: list[list[str]]) -> list[tuple
             if one.precision in tools:
                 tool.append(f"{one.ratio(tools[one.precision]):.1%} in {one.precision}")
     return [
-        ("How near are prepared batches to the machine's matrix products?", "; ".join(limit)),
-        ("How near to OpenVINO's own benchmark tool?", ", ".join(tool) or "it is not installed"),
+        (f"prepared batches of {net} against the machine's matrix products", "; ".join(limit)),
+        (f"{net} against OpenVINO's own benchmark tool", ", ".join(tool) or "not installed"),
     ]
 
 
@@ -272,9 +274,9 @@ def main(run: Path, bundle: Path, rounds: int, name: str) -> None:
         GRID.format(cores=CORES, slice=openvino.SLICE),
         settings,
         readme=[
-            *for_the_readme(found, lines),
+            *for_the_readme(net, found, lines),
             (
-                f"What does the engine add to its runtime, from files to a CSV ({net})?",
+                f"what the engine adds to its runtime, files to CSV, {net}",
                 f"{1 / share - 1:.1%} of the time, in {engine.precision}",
             ),
         ],
