@@ -58,3 +58,10 @@ def test_a_row_of_other_cells_is_refused(tmp_path):
     path.write_text(path.read_text().replace("<TD>b</TD>", ""))
     with pytest.raises(InputError, match="row 2: 7 fields instead of 8"):
         list(read_output(path))
+
+
+def test_an_encoding_that_nobody_knows_is_refused(tmp_path):
+    path = write(tmp_path / "preds.vot", rows(["a"]))
+    path.write_text(path.read_text().replace("UTF-8", "UTF-m"))
+    with pytest.raises(InputError, match="unknown encoding"):
+        read_output(path)

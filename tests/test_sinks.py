@@ -5,7 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tiny_rows import (
     AWKWARD,
@@ -36,7 +36,7 @@ from stronglens.engine.sinks import (
 FLAGS = [0, Flag.MISSING, Flag.NONFINITE, Flag.CONSTANT | Flag.NONFINITE, Flag.SATURATED]
 
 
-def example():
+def mixed():
     prob_BK = [[0.75, 0.25], [0, 0], [0.1, 0.9], [0, 0], [0.5, 0.5]]
     names = ["a.npy", "b.npy", "c.npy", "d.npy", "e.npy"]
     return rows(names, prob_BK, FLAGS, [0, np.nan, 0.125, 0.5, 0])
@@ -56,7 +56,7 @@ def number(text):
 
 
 def test_the_columns_and_the_rows_of_a_csv(tmp_path):
-    assert write(tmp_path / "preds.csv", example()).read_text() == (
+    assert write(tmp_path / "preds.csv", mixed()).read_text() == (
         "id,p_lens,p_nonlens,label,status,reason,nan_frac,flags\n"
         "a.npy,0.75,0.25,lens,ok,,0,\n"
         "b.npy,,,,rejected,missing,,missing\n"
@@ -198,6 +198,7 @@ def whole(request, tmp_path_factory):
 
 
 @given(place=st.floats(0, 1), cut=st.integers(0, 100), put=st.binary(max_size=4))
+@example(place=1.0, cut=0, put=b"\n")
 def test_a_damaged_output_is_read_or_refused(whole, place, cut, put):
     path, data = whole
     begin = int(place * len(data))
@@ -218,13 +219,14 @@ def test_a_damaged_output_is_read_or_refused(whole, place, cut, put):
         ("|constant", "|constent", "there is no 'constent'"),
         (",saturated\n", ",SATURATED\n", "there is no 'SATURATED'"),
         ("e.npy,", "", "row 5: 7 fields instead of 8"),
+        ("e.npy,", "\ne.npy,", "row 5: 0 fields instead of 8"),
         ("0.75,0.25", "0.75,", "a.npy: its probabilities are not what its flags say"),
         ("b.npy,,", "b.npy,1,", "b.npy: its probabilities are not what its flags say"),
         ("0,saturated\n", '0,"saturated\n', "line 6: unexpected end of data"),
     ],
 )
 def test_an_altered_row_is_refused(tmp_path, old, new, why):
-    path = write(tmp_path / "preds.csv", example())
+    path = write(tmp_path / "preds.csv", mixed())
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
@@ -238,13 +240,13 @@ def test_the_rejected_rows_have_a_file_of_their_own(tmp_path):
     out = tmp_path / "preds.fits"
     assert rejected_path(out).name == "preds.rejected.csv"
     with open_rejected(out) as rejected:
-        for piece in pieces(example(), [2, 3]):
+        for piece in pieces(mixed(), [2, 3]):
             rejected.write(piece)
     assert (tmp_path / "preds.rejected.csv").read_text() == (
         "id,reason,nan_frac,flags\nb.npy,missing,,missing\nd.npy,constant,0.5,nonfinite|constant\n"
     )
     with pytest.raises(KeyboardInterrupt), open_rejected(out) as rejected:
-        rejected.write(example())
+        rejected.write(mixed())
         raise KeyboardInterrupt
     assert names_in(tmp_path) == ["preds.rejected.csv"]
     with open_rejected(out) as rejected:
@@ -256,8 +258,8 @@ def test_the_rejected_rows_have_a_file_of_their_own(tmp_path):
 def test_the_best_rows_are_a_table_like_the_output(tmp_path, ending):
     path = top_path(tmp_path / f"preds{ending}")
     assert path.name == f"preds.top{ending}"
-    write_top(path, Shape(CLASSES, [], 1_000_000, {"id": 40}), example())
-    assert_same(joined(read_output(path)), example())
+    write_top(path, Shape(CLASSES, [], 1_000_000, {"id": 40}), mixed())
+    assert_same(joined(read_output(path)), mixed())
 
 
 @pytest.mark.parametrize("name", ["preds.txt", "preds", "preds.csv.gz", "/dev/null"])

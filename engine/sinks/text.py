@@ -119,8 +119,9 @@ def _wrong(
 
 def _parse(cells: Sequence[Sequence[str]], classes: Sequence[str], width: int) -> Rows:
     end = 1 + len(classes)
-    if other := next((len(row) for row in cells if len(row) != width), 0):
-        raise ValueError(f"{other} fields instead of {width}")
+    for row in cells:
+        if len(row) != width:
+            raise ValueError(f"{len(row)} fields instead of {width}")
     columns = list(zip(*(row[: end + 5] for row in cells), strict=True))
     rows = Rows(
         list(columns[0]),

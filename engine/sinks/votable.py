@@ -125,7 +125,7 @@ def _elements(path: Path) -> Iterator[tuple[str, ET.Element]]:
     with path.open("rb") as file:
         try:
             yield from ET.iterparse(file, ("start", "end"))
-        except ET.ParseError as err:
+        except (ET.ParseError, LookupError, ValueError) as err:  # the latter: an encoding unknown
             raise not_ours(path, err) from err
 
 
