@@ -43,8 +43,12 @@ RTX = [
     f"onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0; {RTX_WHEELS}",
 ]
 
+# What reads and writes other formats than .npy, .npz, tar, pictures, plain FITS images and CSV.
+FORMATS = ["astropy>=7.0", "h5py>=3.11", "pyarrow>=18", "zarr>=3.0.8"]
+
 EXTRAS = {
     "bench": ["timm>=1.0"],
+    "formats": FORMATS,
     "tensorrt": [
         "cuda-bindings>=12.9",  # of cuda-python, whose other parts are not needed
         "tensorrt>=10.13,<12",  # 11.x on PyPI is a stub that fetches its libraries elsewhere
@@ -57,6 +61,7 @@ EXTRAS = {
         "pytest>=8.3",
         "ruff==0.17.6",
         "scipy-stubs>=1.14",
+        *FORMATS,
         *RTX,
     ],
 }

@@ -82,13 +82,17 @@ for module in pkgutil.walk_packages(found.__path__, found.__name__ + "."):
 print("ok")
 """
 
+FORMATS = ("astropy", "fitsio", "h5py", "hdf5plugin", "numcodecs", "pyarrow", "zarr")
 RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt", "cuda", "PIL", "matplotlib", "sklearn")
 
 
 @pytest.mark.parametrize(
     ("package", "refused"),
     [
-        ("stronglens.engine", ("torch", "stronglens.training", "stronglens.export", *RUNTIMES)),
+        (
+            "stronglens.engine",
+            ("torch", "stronglens.training", "stronglens.export", *RUNTIMES, *FORMATS),
+        ),
         ("stronglens.training", ("stronglens.export", "onnx", "onnxruntime", "openvino")),
     ],
 )

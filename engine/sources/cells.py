@@ -5,7 +5,7 @@ Types and arrays are pyarrow's, which has no types for mypy.
 
 import json
 import math
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
@@ -36,6 +36,23 @@ def holds_ids(kind: Any) -> bool:
 
     kind = kind.value_type if types.is_dictionary(kind) else kind
     return bool(types.is_integer(kind) or _is_string(kind))
+
+
+def kind_of(kind: Any) -> Literal["int", "float", "text"] | None:
+    """Return what values of a type are as text; None where a cell holds several.
+
+    Integers that int64 does not hold are text.
+    """
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    if types.is_uint64(kind) or _is_string(kind) or types.is_boolean(kind):
+        return "text"
+    if types.is_integer(kind):
+        return "int"
+    if types.is_floating(kind):
+        return "float"
+    return None if types.is_nested(kind) else "text"
 
 
 def storage(kind: Any) -> Any:

@@ -15,6 +15,7 @@ from stronglens.engine.sources.files import MAX_BYTES
 from stronglens.engine.sources.fits_tables import DESCRIPTORS, fields, pieces
 from stronglens.engine.sources.fits_units import BLOCK, CARD, END, Bytes, Unit
 
+MISSING_ASTROPY = "tile-compressed FITS needs astropy: pip install 'stronglens[formats]'"
 NEEDED = re.compile(
     rb"XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|T(TYPE|FORM|SCAL|ZERO)\d+|THEAP|BSCALE|BZERO"
     rb"|BLANK|Z(IMAGE|SIMPLE|TENSION|BITPIX|NAXIS\d*|TILE\d+|CMPTYPE|NAME\d+|VAL\d+|MASKCMP)"
@@ -53,9 +54,6 @@ def decompress(unit: Unit, file: Bytes) -> NDArray[Any]:
             return np.asarray(found[1].data)
     except Exception as err:  # its decoders raise what they stumble over, of any kind
         raise CutoutError(Flag.MALFORMED, f"unit {unit.number}: {err}") from err
-
-
-MISSING_ASTROPY = "tile-compressed FITS needs astropy: pip install 'stronglens[formats]'"
 
 
 def _alone(unit: Unit, file: Bytes) -> bytes:

@@ -33,7 +33,7 @@ READ_BYTES = 1 << 20
 MOST_ROWS = 1 << 10
 """decoded at once"""
 
-_READERS: Kept["_Reader"] = Kept(OPEN_FILES, drop=lambda reader: reader.file.close())
+_READERS: Kept["_Reader"] = Kept(OPEN_FILES, drop=lambda reader: reader.close())
 _BLOCKS: Kept[Any] = Kept(BLOCK_BYTES, weigh=lambda block: int(block.nbytes))
 """arrays of pyarrow; a reader is used only while one is made, so by one thread at a time"""
 
@@ -182,7 +182,14 @@ class _Reader:
         self._counts = [self.file.metadata.row_group(g).num_rows for g in groups]
         self._starts = [0, *accumulate(self._counts)]
         self._rows = [self._rows_at_once(g) for g in groups]
-        self._place, self._batches = (-1, 0), iter(())  # what comes next: group and block
+        self._place = (-1, 0)
+        """the group and the block in it that `_batches` goes on with"""
+        self._batches: Iterator[Any] = iter(())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._batches = iter(())
+        self.file.close()
 
     def place(self, row: int) -> tuple[int, int, int]:
         """Return a row's group, its block in there, and its place in that."""
@@ -209,7 +216,7 @@ class _Reader:
         """Return how many rows are decoded at once, from what the footer says of their size."""
         found = self.file.metadata.row_group(group)
         sizes = (found.column(c) for c in range(found.num_columns))
-        size = sum(
+        size: int = sum(
             each.total_uncompressed_size
             for each in sizes
             if each.path_in_schema.split(".")[0] == self.column.split(".")[0]
