@@ -119,7 +119,8 @@ def test_a_link_to_a_folder_above_ends(catalog):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("cat/x.csv", r"no format for the ending '\.csv'"),
+        ("readme.txt", r"no format for the ending '\.txt'"),
+        ("cat/x.csv", "an empty file; a catalogue's first line names its columns"),
         ("absent", "no such file or folder"),
         ("cat/nothing*.npy", "nothing matches"),
         ("empty", "nothing to read in empty"),
@@ -130,6 +131,7 @@ def test_a_link_to_a_folder_above_ends(catalog):
 )
 def test_what_names_nothing_is_an_error(catalog, given, message):
     (catalog.parent / "empty").mkdir()
+    (catalog.parent / "readme.txt").touch()
     with pytest.raises(InputError, match=message):
         open_source([given])
 

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError, InputError
-from stronglens.engine.sources import fits, hdf5, images, npz, stacks, tar
+from stronglens.engine.sources import fits, hdf5, images, npz, parquet, stacks, tar, zarrs
 from stronglens.engine.sources.entries import Choice, Cutout, Entry, Format, ending
 from stronglens.engine.sources.images import ImageCutout
 from stronglens.engine.sources.npy import NpyCutout
 
-_ALL: tuple[Format, ...] = (stacks, images, fits, npz, hdf5, tar)
+_ALL: tuple[Format, ...] = (stacks, images, fits, npz, hdf5, zarrs, parquet, tar)
 
 FORMATS: dict[str, Format] = {each: form for form in _ALL for each in form.ENDINGS}
 """by ending, lower case"""
@@ -70,7 +70,7 @@ class Refused:
         """Raise the CutoutError that says why."""
         path, inside = self.entry.path, self.entry.inside
         form = FORMATS.get(ending(path))
-        if not os.path.lexists(path.replace("\0", "")):
+        if not os.path.lexists(path):
             raise CutoutError(Flag.MISSING, "no such file")
         if form is None or form.MANY == "never":
             raise CutoutError(Flag.UNREADABLE, f"no format that is read, or no part {inside} in it")

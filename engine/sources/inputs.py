@@ -11,13 +11,7 @@ from typing import BinaryIO, cast
 
 from stronglens.engine.batches import Column
 from stronglens.engine.errors import CutoutError, InputError
-
-try:
-    from stronglens.engine.sources import tables
-except ImportError:
-    import types
-
-    tables = types.SimpleNamespace(ENDINGS=())
+from stronglens.engine.sources import tables
 from stronglens.engine.sources.entries import Choice, Entry, Format, Many, ending, pack
 from stronglens.engine.sources.formats import FORMATS, address
 from stronglens.engine.sources.lists import names_in
@@ -174,8 +168,9 @@ class Inputs:
             except CutoutError:
                 listed = []
             found = listed[0] if len(listed) == 1 else found
-        carried = entry.carried or NO_COLUMNS
-        return replace(found, name="" if found.id == entry.id else entry.id, carried=carried)
+        whole = Entry(found.path, found.inside)
+        name = "" if whole.id == entry.id else entry.id
+        return replace(whole, name=name, carried=entry.carried or NO_COLUMNS)
 
 
 def formats() -> str:
