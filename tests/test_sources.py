@@ -209,6 +209,19 @@ def test_formats_are_mixed_in_one_folder(catalog):
     assert [cutout.id for cutout in source] == [f"cat/{name}" for name in inside]
 
 
+def test_with_a_band_every_file_is_one_cutout(catalog, rng):
+    h5py = pytest.importorskip("h5py")
+    cube = rng.normal(size=(3, 8, 8))
+    np.save("cube.npy", cube)
+    np.savez("cube.npz", cube=cube)
+    with h5py.File("cube.h5", "w") as file:
+        file["images"] = cube
+    source = open_source(["cube.npy", "cube.npz", "cube.h5"], band="2")
+    assert [cutout.id for cutout in source] == ["cube.npy", "cube.npz#cube", "cube.h5"]
+    for cutout in source:
+        np.testing.assert_array_equal(cutout.read(), cube[2])
+
+
 def test_a_picture_has_no_parts(catalog):
     Image.fromarray(np.eye(8, dtype=np.uint8)).save("a.png")
     (cutout,) = open_source(["a.png#1"])

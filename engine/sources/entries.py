@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 from numpy.typing import NDArray
 
 from stronglens.engine.batches import Flag
-from stronglens.engine.errors import CutoutError
+from stronglens.engine.errors import CutoutError, InputError
 
 SEPARATOR = "\0|"
 """parts the fields of a packed entry; a NUL inside a field is followed by ESCAPE instead"""
@@ -103,6 +103,15 @@ def unpack(text: str) -> Entry:
     if "\0" not in text:
         return Entry(text)
     return Entry(*(field.replace("\0" + ESCAPE, "\0") for field in text.split(SEPARATOR)))
+
+
+def no_cutout(listing: Iterator[Entry]) -> CutoutError:
+    """Return why a whole archive, listed, is no cutout; raise what its listing raises."""
+    try:
+        count = sum(1 for _ in listing)
+    except InputError as err:
+        return CutoutError(Flag.SHAPE, str(err))
+    return CutoutError(Flag.SHAPE, f"{count} cutouts in it, and none of them is named")
 
 
 def ending(path: str) -> str:

@@ -3,12 +3,10 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
-
-from numpy.typing import NDArray
+from typing import NoReturn
 
 from stronglens.engine.batches import Flag
-from stronglens.engine.errors import CutoutError, InputError
+from stronglens.engine.errors import CutoutError
 from stronglens.engine.sources import fits, hdf5, images, npz, parquet, stacks, tar, zarrs
 from stronglens.engine.sources.entries import Choice, Cutout, Entry, Format, ending
 from stronglens.engine.sources.images import ImageCutout
@@ -48,37 +46,24 @@ def address(given: str) -> tuple[str, str]:
 def cutout_of(entry: Entry, choice: Choice) -> Cutout:
     """Return the cutout that an entry means; nothing is opened."""
     form = FORMATS.get(ending(entry.path))
-    refused = "never" if entry.inside else "always"  # as a part of a picture, or a whole archive
-    if form is None or refused == form.MANY:
-        return Refused(entry, choice)
+    if form is None or (form.MANY == "never" and entry.inside):
+        return Unknown(entry)
     return form.cutout(entry, choice.band)
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A row of which is known already that it holds no cutout."""
+class Unknown:
+    """A row whose path is of no format that is read, or names a part of a picture."""
 
     entry: Entry
-    choice: Choice
 
     @property
     def id(self) -> str:
         """What its row is called."""
         return self.entry.id
 
-    def read(self) -> NDArray[Any]:
-        """Raise the CutoutError that says why."""
-        path, inside = self.entry.path, self.entry.inside
-        form = FORMATS.get(ending(path))
-        if not os.path.lexists(path):
+    def read(self) -> NoReturn:
+        """Raise CutoutError, MISSING or UNREADABLE."""
+        if not os.path.lexists(self.entry.path):
             raise CutoutError(Flag.MISSING, "no such file")
-        if form is None or form.MANY == "never":
-            raise CutoutError(Flag.UNREADABLE, f"no format that is read, or no part {inside} in it")
-        self._raise_of(form)
-
-    def _raise_of(self, form: Format) -> NoReturn:
-        try:
-            count = sum(1 for _ in form.entries(self.entry.path, "", self.choice) or ())
-        except InputError as err:
-            raise CutoutError(Flag.SHAPE, str(err)) from err
-        raise CutoutError(Flag.SHAPE, f"{count} cutouts in it: name one as {self.entry.path}#…")
+        raise CutoutError(Flag.UNREADABLE, "no format that is read, or no part of a file")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError
 from stronglens.engine.sources import zips
-from stronglens.engine.sources.entries import Choice, Cutout, Entry, Many, pick_band
+from stronglens.engine.sources.entries import Choice, Cutout, Entry, Many, no_cutout, pick_band
 from stronglens.engine.sources.files import HEAD_BYTES, MAX_BYTES, reasons
 from stronglens.engine.sources.handles import OpenFile, opened
 from stronglens.engine.sources.index import INDICES, Index
@@ -54,16 +54,24 @@ class NpzCutout:
         Raises:
             CutoutError: MISSING, UNREADABLE, MALFORMED, DTYPE or SHAPE.
         """
-        file, key = opened(self.entry.path)
         address = ADDRESS.fullmatch(self.entry.inside)
         if address is None:
-            raise CutoutError(Flag.MISSING, f"no array {self.entry.inside} in it")
+            raise self._unnamed()
+        file, key = opened(self.entry.path)
         at, number = int(address[1]), address[2]
         if number is None:
             raw = _whole(file, zips.member(file, at))
         else:
             raw = _STACKS.get((key, at), lambda: _stack(file, at)).plane(number)
         return pick_band(raw, self.band) if self.band else raw
+
+    def _unnamed(self) -> CutoutError:
+        """Return why there is no cutout where none was listed."""
+        path, inside = self.entry.path, self.entry.inside
+        if inside:
+            opened(path)
+            return CutoutError(Flag.MISSING, f"no array {inside} in it")
+        return no_cutout(entries(path, "", Choice(stacked=True)))
 
 
 def entries(path: str, inside: str, choice: Choice) -> Generator[Entry, None, int]:

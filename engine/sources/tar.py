@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.sources import fits, images, npy
-from stronglens.engine.sources.entries import Choice, Cutout, Entry, Many, ending, pick_band
+from stronglens.engine.sources.entries import (
+    Choice,
+    Cutout,
+    Entry,
+    Many,
+    ending,
+    no_cutout,
+    pick_band,
+)
 from stronglens.engine.sources.files import MAX_BYTES
 from stronglens.engine.sources.handles import OpenFile, opened
 from stronglens.engine.sources.index import INDICES, Index
@@ -62,16 +70,24 @@ class TarCutout:
         Raises:
             CutoutError: MISSING, UNREADABLE, MALFORMED, DTYPE or SHAPE.
         """
-        file, _ = opened(self.entry.path)
         address = ADDRESS.fullmatch(self.entry.inside)
         if address is None:
-            raise CutoutError(Flag.MISSING, f"no member {self.entry.inside} in it")
+            raise self._unnamed()
+        file, _ = opened(self.entry.path)
         start, size = int(address[1]), int(address[3])
         if address[2] == "~":
             raise CutoutError(Flag.UNREADABLE, "a sparse member: pack it without --sparse")
         if size > MAX_BYTES:
             raise CutoutError(Flag.SHAPE, f"{size} bytes")
         return DECODERS[address[4]](file.read(start, size), self.band)
+
+    def _unnamed(self) -> CutoutError:
+        """Return why there is no cutout where none was listed."""
+        path, inside = self.entry.path, self.entry.inside
+        if inside:
+            opened(path)
+            return CutoutError(Flag.MISSING, f"no member {inside} in it")
+        return no_cutout(entries(path, "", Choice(stacked=True)))
 
 
 def entries(path: str, inside: str, choice: Choice) -> Generator[Entry, None, int]:
