@@ -71,7 +71,8 @@ class TarCutout:
             CutoutError: MISSING, UNREADABLE, MALFORMED, DTYPE or SHAPE.
         """
         address = ADDRESS.fullmatch(self.entry.inside)
-        if address is None:
+        decode = DECODERS.get(address[4]) if address else None
+        if address is None or decode is None:
             raise self._unnamed()
         file, _ = opened(self.entry.path)
         start, size = int(address[1]), int(address[3])
@@ -79,7 +80,7 @@ class TarCutout:
             raise CutoutError(Flag.UNREADABLE, "a sparse member: pack it without --sparse")
         if size > MAX_BYTES:
             raise CutoutError(Flag.SHAPE, f"{size} bytes")
-        return DECODERS[address[4]](file.read(start, size), self.band)
+        return decode(file.read(start, size), self.band)
 
     def _unnamed(self) -> CutoutError:
         """Return why there is no cutout where none was listed."""
@@ -117,8 +118,8 @@ def entries(path: str, inside: str, choice: Choice) -> Generator[Entry, None, in
 def _named(file: OpenFile, key: Identity, name: str) -> Iterator[Member]:
     """Yield the members of a name; raise CutoutError, MISSING or as `members`, if there is none."""
     index = _INDICES.get(key, lambda: Index((each.name, each.place) for each in members(file)))
-    firsts = (next(members(file, place)) for place in index.places(name))
-    found = [member for member in firsts if member.name == name]
+    firsts = (next(members(file, place), None) for place in index.places(name))
+    found = [member for member in firsts if member and member.name == name]
     if not found:
         raise index.error(name)
     yield from found
