@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError, InputError
+from stronglens.engine.feed import feed
+from stronglens.engine.preprocess import PreprocessSpec
 from stronglens.engine.sources import open_source
 from stronglens.engine.sources.npy import MAGIC
 
@@ -198,6 +200,24 @@ def test_a_stack_that_shrinks_or_goes_is_noticed(folder):
     assert last.read().all()
     (folder / "a.npy").unlink()
     assert flag_of(last) == Flag.MISSING
+
+
+def test_a_stack_gives_the_rows_that_its_planes_give_alone(folder, rng):
+    raw = rng.normal(size=(12, 8, 8)).astype(np.float32)
+    raw[3, 0, 0], raw[5] = np.nan, 1.0
+    (folder / "alone").mkdir()
+    np.save("stack.npy", raw)
+    np.savez_compressed("stack.npz", a=raw)
+    for k, plane in enumerate(raw):
+        np.save(f"alone/{k}.npy", plane)
+    rows = []
+    for given in ("alone", "stack.npy", "stack.npz"):
+        batches = feed(open_source([given]), PreprocessSpec(size=8), batch_size=12, workers=2)
+        (row,) = [(b.x_BHW.copy(), b.flags_B.copy(), b.nan_frac_B.copy()) for b in batches]
+        rows.append(row)
+    for other in rows[1:]:
+        for found, expected in zip(other, rows[0], strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 FEW_DESCRIPTORS = """
