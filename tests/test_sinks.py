@@ -5,7 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny_rows import (
     AWKWARD,
@@ -14,14 +14,15 @@ from tiny_rows import (
     ENDINGS,
     assert_same,
     joined,
+    mixed,
     pieces,
     rows,
     tables,
     write,
 )
 
-from stronglens.engine.batches import Column, Flag
-from stronglens.engine.errors import ConfigError, InputError, LensError
+from stronglens.engine.batches import Column
+from stronglens.engine.errors import ConfigError, LensError
 from stronglens.engine.sinks import (
     Shape,
     check_output,
@@ -33,14 +34,6 @@ from stronglens.engine.sinks import (
     write_top,
 )
 
-FLAGS = [0, Flag.MISSING, Flag.NONFINITE, Flag.CONSTANT | Flag.NONFINITE, Flag.SATURATED]
-
-
-def mixed():
-    prob_BK = [[0.75, 0.25], [0, 0], [0.1, 0.9], [0, 0], [0.5, 0.5]]
-    names = ["a.npy", "b.npy", "c.npy", "d.npy", "e.npy"]
-    return rows(names, prob_BK, FLAGS, [0, np.nan, 0.125, 0.5, 0])
-
 
 def names_in(folder):
     return sorted(entry.name for entry in folder.iterdir())
@@ -51,8 +44,8 @@ def read_rows(path):
         return list(csv.reader(file))
 
 
-def number(text):
-    return text and float(text)
+def number(text, kind=float):
+    return text and kind(text)
 
 
 def test_the_columns_and_the_rows_of_a_csv(tmp_path):
@@ -93,8 +86,21 @@ def test_rows_come_back_as_they_were(tmp_path_factory, ending, table):
         found = joined(output)
         assert_same(found, table, digits=ending in (".csv", ".vot"))
         for row, expected in zip(found.carried, table.carried, strict=True):
-            assert number(row[0]) == number(expected[0])
-            assert row[1:] == expected[1:]
+            if ending != ".fits" or expected[0] != "nan":  # there NaN says that there is none
+                assert repr(number(row[0])) == repr(number(expected[0]))
+            assert number(row[1], int) == number(expected[1], int)
+            assert row[2] == expected[2]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@given(table=tables())
+def test_what_was_read_is_written_as_the_same_bytes(tmp_path_factory, ending, table):
+    """So shards that are merged are what one run would have written."""
+    folder = tmp_path_factory.mktemp("sink")
+    first = write(folder / f"first{ending}", table, COLUMNS)
+    output = read_output(first)
+    again = write(folder / f"again{ending}", joined(output), output.columns)
+    assert again.read_bytes() == first.read_bytes()
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -163,77 +169,6 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, ending):
 
     peak(1, 1)  # what the first use imports
     assert peak(4) < 1.2 * peak(2)
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_what_is_no_output_is_refused(tmp_path, ending):
-    path = tmp_path / f"preds{ending}"
-    with pytest.raises(InputError, match=r"cannot read .*No such file"):
-        read_output(path)
-    for content in (b"", b"id,lens,label\n", b"\0\xff" * 3000):
-        path.write_bytes(content)
-        with pytest.raises(InputError, match="is not a whole output of lens-infer"):
-            list(read_output(path))
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_an_output_that_was_cut_off_is_refused(tmp_path, ending):
-    path = write(tmp_path / f"preds{ending}", rows([f"{i}.npy" for i in range(500)]))
-    data = path.read_bytes()
-    for size in (len(data) // 2, len(data) - 2881 if ending == ".fits" else len(data) - 1):
-        path.write_bytes(data[:size])
-        if ending == ".vot" and size == len(data) - 1:
-            continue  # only the last line's end is gone
-        with pytest.raises(InputError, match="is not a whole output of lens-infer"):
-            list(read_output(path))
-
-
-@pytest.fixture(scope="module", params=ENDINGS)
-def whole(request, tmp_path_factory):
-    """An output with a bit of everything, and its bytes."""
-    flags = [FLAGS[i % len(FLAGS)] for i in range(len(AWKWARD))]
-    table = rows(AWKWARD, None, flags, None, [["1.5", "2", "x"]] * len(AWKWARD))
-    path = write(tmp_path_factory.mktemp("whole") / f"preds{request.param}", table, COLUMNS)
-    return path, path.read_bytes()
-
-
-@given(place=st.floats(0, 1), cut=st.integers(0, 100), put=st.binary(max_size=4))
-@example(place=1.0, cut=0, put=b"\n")
-def test_a_damaged_output_is_read_or_refused(whole, place, cut, put):
-    path, data = whole
-    begin = int(place * len(data))
-    path.write_bytes(data[:begin] + put + data[begin + cut :])
-    try:
-        list(read_output(path))
-    except InputError as err:
-        assert str(path) in str(err)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "why"),
-    [
-        ("b.npy,,,,rejected", "b.npy,,,,ok", "b.npy: status is 'ok', its numbers say 'rejected'"),
-        (",0.25,lens", ",0.25,nonlens", "a.npy: label is 'nonlens', its numbers say 'lens'"),
-        ("constant,0.5", "empty,0.5", "d.npy: reason is 'empty', its numbers say 'constant'"),
-        ("0.75", "x", "row 1: could not convert string to float: 'x'"),
-        ("|constant", "|constent", "there is no 'constent'"),
-        (",saturated\n", ",SATURATED\n", "there is no 'SATURATED'"),
-        ("e.npy,", "", "row 5: 7 fields instead of 8"),
-        ("e.npy,", "\ne.npy,", "row 5: 0 fields instead of 8"),
-        ("0.75,0.25", "0.75,", "a.npy: its probabilities are not what its flags say"),
-        ("b.npy,,", "b.npy,1,", "b.npy: its probabilities are not what its flags say"),
-        ("0,saturated\n", '0,"saturated\n', "line 6: unexpected end of data"),
-    ],
-)
-def test_an_altered_row_is_refused(tmp_path, old, new, why):
-    path = write(tmp_path / "preds.csv", mixed())
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-    with pytest.raises(
-        InputError, match=r"preds\.csv is not a whole output.*" + why.replace("|", ".")
-    ):
-        list(read_output(path))
 
 
 def test_the_rejected_rows_have_a_file_of_their_own(tmp_path):

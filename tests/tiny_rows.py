@@ -41,6 +41,15 @@ def rows(ids, prob_BK=None, flags=None, nan_frac=None, carried=()):
     return Rows(list(ids), prob_BK, flags_B, np.asarray(nan_frac_B, np.float32), list(carried))
 
 
+FLAGS = [0, Flag.MISSING, Flag.NONFINITE, Flag.CONSTANT | Flag.NONFINITE, Flag.SATURATED]
+
+
+def mixed():
+    prob_BK = [[0.75, 0.25], [0, 0], [0.1, 0.9], [0, 0], [0.5, 0.5]]
+    names = ["a.npy", "b.npy", "c.npy", "d.npy", "e.npy"]
+    return rows(names, prob_BK, FLAGS, [0, np.nan, 0.125, 0.5, 0])
+
+
 def write(path, table, columns=(), longest=None, cuts=()):
     """Write rows, cut in pieces before these places."""
     shape = Shape(CLASSES, list(columns), len(table.ids), longest or {})
@@ -92,8 +101,8 @@ IDS = NAMES | st.sampled_from(AWKWARD) | st.text("\\x0af\udcff \n", min_size=1)
 TEXTS = IDS | st.just("")
 COLUMNS = [Column("RA", "float"), Column("n", "int"), Column("label", "text")]
 CARRIED = st.tuples(
-    (st.floats(allow_nan=False).map(repr) | st.just("")),
-    (st.integers(-(2**63) + 1, 2**63 - 1).map(str) | st.just("")),
+    (st.floats().map(repr) | st.sampled_from(["", "1", "007.50", "-INF"])),
+    (st.integers(-(2**63) + 1, 2**63 - 1).map(str) | st.sampled_from(["", "007", "+5"])),
     TEXTS,
 ).map(list)
 
