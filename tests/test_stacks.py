@@ -211,8 +211,8 @@ def test_a_stack_gives_the_rows_that_its_planes_give_alone(folder, rng):
     for k, plane in enumerate(raw):
         np.save(f"alone/{k}.npy", plane)
     rows = []
-    for given in ("alone", "stack.npy", "stack.npz"):
-        batches = feed(open_source([given]), PreprocessSpec(size=8), batch_size=12, workers=2)
+    for each in ("alone", "stack.npy", "stack.npz"):
+        batches = feed(open_source([each]), PreprocessSpec(size=8), batch_size=12, workers=2)
         (row,) = [(b.x_BHW.copy(), b.flags_B.copy(), b.nan_frac_B.copy()) for b in batches]
         rows.append(row)
     for other in rows[1:]:
