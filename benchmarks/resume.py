@@ -42,7 +42,7 @@ with Parts(out) as parts:
 
 def finished_rows(folder: Path) -> int:
     """Return how many rows the parts of a run hold so far."""
-    ends = [int(path.name[11:].partition(".")[0]) for path in folder.glob("*.npy")]
+    ends = [int(path.name[11:].partition(".")[0]) for path in folder.glob("*.part")]
     return max(ends, default=0)
 
 

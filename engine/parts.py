@@ -3,10 +3,11 @@
     preds.csv.parts/                    beside the output, gone once that is written
         lock                            held by the run that writes here; says which
         run.json                        what the run is: model, precision, listing, rows
-        0000000000-0000016384.1c291ca3.npy   records of rows 0 to 16,383, and their CRC-32
+        0000000000-0000016384.1c291ca3.part   records of rows 0 to 16,383, and their CRC-32
 
-A part holds numbers alone: the ids are those of the listing. It gets its name when it is whole
-and on disk, and is not written again, but for `retry`, which puts another in its place.
+A part holds numbers alone (a .npy file by another name, so that nobody takes it for a cutout):
+the ids are those of the listing. It gets its name when it is whole and on disk, and is not
+written again, but for `retry`, which puts another in its place.
 """
 
 import io
@@ -40,7 +41,7 @@ PART_BYTES = 1 << 22
 SHARE_AT_RISK = 0.02
 """of a run's time; a part is ended when it holds that much of it, and `seconds` at least, so that
 a kill costs little and a week makes hundreds of parts, not thousands"""
-NAME = re.compile(r"(\d{10,})-(\d{10,})\.([0-9a-f]{8})\.npy")
+NAME = re.compile(r"(\d{10,})-(\d{10,})\.([0-9a-f]{8})\.part")
 
 Records = NDArray[np.void]
 """structured, a record a row: see `record_type`"""
@@ -210,7 +211,7 @@ class Parts:
         buffer = io.BytesIO()
         np.save(buffer, records, allow_pickle=False)
         data = buffer.getvalue()
-        name = f"{start:010d}-{start + len(records):010d}.{zlib.crc32(data):08x}.npy"
+        name = f"{start:010d}-{start + len(records):010d}.{zlib.crc32(data):08x}.part"
         self._write(name, data)
         return name
 

@@ -11,6 +11,7 @@ from stronglens.engine.bundle import Bundle, load_bundle, newest_bundle
 from stronglens.engine.candidates import Top, candidates
 from stronglens.engine.clock import StageClock
 from stronglens.engine.config import EngineConfig, Wanted
+from stronglens.engine.errors import LensError
 from stronglens.engine.golden import replay
 from stronglens.engine.identity import Run, describe
 from stronglens.engine.machine import usable_cores
@@ -142,13 +143,18 @@ def _finish(
     encodings = wanted.encodings and shard_path(wanted.encodings, wanted.shard)
     if report.resumed == len(run):  # the run before may have been killed while it wrote
         remove_unfinished(report.out, encodings)
-    write_output(
-        finished_rows(run, parts),
-        shape_of(run, report.out),
-        report,
-        run.identity,
-        top=top,
-        encodings=encodings,
-        check=check,
-    )
+    try:
+        write_output(
+            finished_rows(run, parts),
+            shape_of(run, report.out),
+            report,
+            run.identity,
+            top=top,
+            encodings=encodings,
+            check=check,
+        )
+    except LensError as err:
+        raise LensError(
+            f"{err}. All {len(run):,} rows are finished and kept: the same command writes them"
+        ) from err
     parts.remove()

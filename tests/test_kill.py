@@ -67,7 +67,7 @@ def moments(out, rng):
     return rng.choice(
         [
             lambda: time.monotonic() > end,
-            lambda: count(parts, "*.npy") >= wanted,
+            lambda: count(parts, "*.part") >= wanted,
             lambda: count(parts, ".*.partial"),
             lambda: count(out.parent, f".{out.name}.*.partial"),
             lambda: count(out.parent, ".preds.*.partial"),

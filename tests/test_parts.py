@@ -105,7 +105,7 @@ def test_a_part_ends_when_it_is_old_or_large(tmp_path, monkeypatch):
 
 
 def names(out):
-    return sorted(path.name for path in (out.parent / f"{out.name}.parts").glob("*.npy"))
+    return sorted(path.name for path in (out.parent / f"{out.name}.parts").glob("*.part"))
 
 
 def three_parts(out):
@@ -124,7 +124,7 @@ def three_parts(out):
         (lambda folder, found: (folder / found[1]).write_bytes(b""), 10),
         (lambda folder, found: _flip(folder / found[2]), 20),
         (lambda folder, found: _flip(folder / found[0]), 0),
-        (lambda folder, found: (folder / "stray.npy").touch(), 30),
+        (lambda folder, found: (folder / "stray.part").touch(), 30),
         (lambda folder, found: (folder / ".x.npy.ab.partial").touch(), 30),
     ],
 )

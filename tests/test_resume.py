@@ -86,7 +86,7 @@ def test_another_model_or_listing_is_refused(catalog, bundle, tmp_path, change, 
     change(catalog, bundle, tmp_path)
     with pytest.raises(LensError, match=rf"differs in {what}\..*remove that folder"):
         run(catalog, bundle, out)
-    assert list((tmp_path / "preds.csv.parts").glob("*.npy"))
+    assert list((tmp_path / "preds.csv.parts").glob("*.part"))
 
 
 def test_other_options_that_change_rows_are_refused_and_others_not(catalog, bundle, tmp_path):

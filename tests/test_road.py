@@ -62,7 +62,7 @@ def test_road(command, tmp_path, simulate, train, classes, count):
 
     rows = rows_of(tmp_path / "preds.csv")
     truth = {row["file"] for row in rows_of(tmp_path / "catalog" / "params.csv")}
-    assert f"{count + 1} cutouts = {count} scored + 1 rejected" in summary
+    assert f"{count + 1} cutouts = {count} ok + 0 flagged + 1 rejected" in summary
     assert {Path(row["id"]).name for row in rows} == truth | {"0.npy"}
     assert [row["status"] for row in rows] == ["rejected"] + ["ok"] * count
     assert rows[0]["reason"] == "malformed" and not rows[0][f"p_{classes[0]}"]
