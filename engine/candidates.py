@@ -40,17 +40,21 @@ class Top:
     Equal ones stay in the order in which they came; rejected rows are none of the best.
     """
 
-    def __init__(self, count: int, column: int, threshold: float = -math.inf) -> None:
+    def __init__(
+        self, count: int, column: int, threshold: float = -math.inf, *, rule: str = ""
+    ) -> None:
         """Keep the best.
 
         Args:
             count: how many, at least 1.
             column: of the probabilities, the one that tells.
             threshold: the least probability.
+            rule: where the threshold is from, in words.
         """
         if count < 1:
             raise ConfigError(f"the best {count}: must be a whole number from 1 on")
         self._count, self._column, self._threshold = count, column, threshold
+        self._rule = rule
         self._heap: list[tuple[float, int, Row]] = []  # the worst first; of equals the latest
         self._seen = self._classes = 0
         self.passed = 0
@@ -82,6 +86,10 @@ class Top:
         )
         (heapq.heappushpop if full else heapq.heappush)(self._heap, (prob, -place, row))
 
+    def __str__(self) -> str:
+        kept = f"the best {len(self._heap):,} of {self.passed:,}"
+        return f"{kept} with {self._rule}" if self._rule else kept
+
     def rows(self) -> Rows:
         """Return the rows that are kept, the best first."""
         best = [row for _, _, row in sorted(self._heap, key=lambda kept: kept[:2], reverse=True)]
@@ -109,6 +117,13 @@ class Threshold:
     split: str
     """which cutouts those were"""
     simulated: bool
+
+    def __str__(self) -> str:
+        kind = "simulated" if self.simulated else "real"
+        return (
+            f"≥ {self.value:.6g}, which in validation ({self.negatives:,} {kind} others) let "
+            f"{self.fpr:.2g} of them pass, and {self.tpr:.2g} of the class"
+        )
 
 
 def threshold_at_fpr(metrics: Mapping[str, Any], target: str, fpr: float) -> Threshold:
@@ -182,4 +197,4 @@ def candidates(manifest: Manifest, wanted: Wanted) -> Top | None:
     if not wanted.max_fpr:
         return Top(wanted.top, column)
     threshold = threshold_at_fpr(manifest.metrics, target, wanted.max_fpr)
-    return Top(wanted.top or MOST, column, threshold.value)
+    return Top(wanted.top or MOST, column, threshold.value, rule=f"p_{target} {threshold}")

@@ -146,8 +146,7 @@ def _note(report: RunReport, top: Top | None, encodings: Path | None) -> None:
     if report.rejected:
         report.notes.append(f"{rejected_path(report.out)}: why cutouts were rejected")
     if top is not None:
-        kept = len(top.rows().ids)
-        report.notes.append(f"{top_path(report.out)}: the best {kept:,} of {top.passed:,}")
+        report.notes.append(f"{top_path(report.out)}: {top}")
     if encodings is not None:
         report.notes.append(f"{encodings}: encodings, a row each")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_rows import pieces, rows
 
-from stronglens.engine.batches import REJECTED, Flag
+from stronglens.engine.batches import REJECTED, Flag, Rows
 from stronglens.engine.candidates import Top, target_class, threshold_at_fpr
 from stronglens.engine.errors import BundleError, ConfigError
 from stronglens.training import metrics
@@ -135,3 +135,21 @@ def test_a_bundle_without_a_sound_curve_is_refused(rng, change, error, message):
     change(known)
     with pytest.raises(error, match=message):
         threshold_at_fpr(known, "lens", 0.1)
+
+
+def test_what_the_summary_says_of_candidates():
+    metrics = {
+        "roc_curve": {"lens": {"fpr": [0.0, 0.02], "tpr": [0.3, 0.6], "threshold": [0.9, 0.7]}},
+        "counts": {"lens": 10, "nonlens": 50},
+        "split": "validation",
+        "simulated": True,
+    }
+    threshold = threshold_at_fpr(metrics, "lens", 0.05)
+    top = Top(1, 0, threshold.value, rule=f"p_lens {threshold}")
+    prob_BK = np.float32([[0.8, 0.2], [0.75, 0.25], [0.1, 0.9]])
+    top.add(Rows(list("abc"), prob_BK, np.zeros(3, np.uint16), np.zeros(3, np.float32), []))
+    assert str(top) == (
+        "the best 1 of 2 with p_lens ≥ 0.7, which in validation (50 simulated others) let 0.02 "
+        "of them pass, and 0.6 of the class"
+    )
+    assert str(Top(5, 0)) == "the best 0 of 0"
