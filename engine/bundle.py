@@ -12,22 +12,29 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stronglens.engine.errors import BundleError, ConfigError
 from stronglens.engine.preprocess import PreprocessSpec
+from stronglens.engine.wire import check_whole
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 1 << 20
 """bytes; a longer manifest is not one of ours"""
 GOLDEN = "golden.npz"
+GOLDEN_LIMIT = 1 << 30
+"""bytes, unpacked"""
+BROKEN = (EOFError, KeyError, OSError, TypeError, ValueError, BadZipFile, zlib.error)
+"""what reading an archive of arrays raises that is not one"""
 GRAPHS = {
     "float32": "model.onnx",
     "bfloat16": "model.onnx",  # the runtime rounds the float32 graph itself
@@ -112,9 +119,10 @@ class Golden:
     prob_NK: NDArray[np.float32]
     """from torch in float32"""
 
-    def to_npz(self, path: Path) -> None:
-        """Write the three arrays, compressed."""
-        np.savez_compressed(path, raw=self.raw_NHW, x=self.x_NHW, prob=self.prob_NK)
+    def to_npz(self, path: Path, classes: list[str]) -> None:
+        """Write the three arrays, compressed, and which class each column of `prob` is."""
+        arrays = {"raw": self.raw_NHW, "x": self.x_NHW, "prob": self.prob_NK}
+        np.savez_compressed(path, classes=np.array(classes, np.str_), **arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +149,26 @@ class Bundle:
         )
 
     def golden(self) -> Golden:
-        """Return the golden batch."""
-        with np.load(self.path / GOLDEN, allow_pickle=False) as npz:
-            return Golden(npz["raw"], npz["x"], npz["prob"])
+        """Return the golden batch.
+
+        Raises:
+            BundleError: it is not one, or was made for other classes, or for another order of them.
+        """
+        file = self.path / GOLDEN
+        try:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as npz:
+                if sum(member.file_size for member in npz.zip.infolist()) > GOLDEN_LIMIT:
+                    raise ValueError(f"it unpacks to more than {GOLDEN_LIMIT} bytes")
+                found = Golden(npz["raw"], npz["x"], npz["prob"])
+                made_for = npz["classes"].tolist() if "classes" in npz else self.manifest.classes
+        except BROKEN as err:
+            raise BundleError(f"{file} is not a golden batch: {err}: export it again") from err
+        if made_for != self.manifest.classes:
+            raise BundleError(
+                f"{self.path} was made for the classes {', '.join(map(str, made_for))}, and its "
+                f"manifest says {', '.join(self.manifest.classes)}: export the model again"
+            )
+        return found
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -151,7 +176,7 @@ def load_bundle(path: Path) -> Bundle:
 
     Raises:
         BundleError: no manifest or not one of this format; a file missing, altered, unlisted,
-            or a link.
+            or a link; a graph whose weights lie elsewhere.
     """
     file = path / MANIFEST
     if not file.is_file():
@@ -181,6 +206,16 @@ def _check_file(path: Path, name: str, expected: str) -> None:
         raise BundleError(f"{file} is listed in the manifest but is missing, or is a link")
     if (found := sha256(file)) != expected:
         raise BundleError(f"{file} was altered: sha256 {found[:12]}, manifest {str(expected)[:12]}")
+    if name != GOLDEN:
+        _check_graph(file)
+
+
+def _check_graph(path: Path) -> None:
+    with path.open("rb") as file:
+        try:
+            check_whole(file)
+        except BundleError as err:
+            raise BundleError(f"{path}: {err}") from err
 
 
 def write_bundle(
@@ -209,7 +244,7 @@ def write_bundle(
     try:
         for name, content in files.items():
             (temporary / name).write_bytes(content)
-        golden.to_npz(temporary / GOLDEN)
+        golden.to_npz(temporary / GOLDEN, facts["classes"])
         hashes = {name: sha256(temporary / name) for name in (*files, GOLDEN)}
         manifest = Manifest(files=hashes, **facts)
         (temporary / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

@@ -1,21 +1,27 @@
 """A bundle comes back as it was written, and anything that was tampered with is refused."""
 
+import io
 import json
+import pickle
 
 import numpy as np
 import pytest
 
 from stronglens.engine.bundle import (
     FORMAT,
+    GOLDEN,
+    GOLDEN_LIMIT,
     MANIFEST,
     Golden,
     load_bundle,
     newest_bundle,
+    sha256,
     write_bundle,
 )
 from stronglens.engine.errors import BundleError, ConfigError
 from stronglens.engine.preprocess import PreprocessSpec
 
+GRAPH = b"\x0a\x05graph"  # as little as is a protocol buffer: field 1, five bytes
 FACTS = {
     "task": "substructure",
     "classes": ["no", "sphere", "vort"],
@@ -37,7 +43,19 @@ def golden(rng):
 
 @pytest.fixture
 def bundle(tmp_path, golden):
-    return write_bundle(tmp_path / "model", {"model.onnx": b"graph"}, golden=golden, **FACTS)
+    return write_bundle(tmp_path / "model", {"model.onnx": GRAPH}, golden=golden, **FACTS)
+
+
+def archive(**arrays):
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def stored(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 def edit_manifest(bundle, **changes):
@@ -52,11 +70,13 @@ def test_bundle_comes_back_as_written(bundle, golden):
     assert {name: getattr(loaded.manifest, name) for name in FACTS} == FACTS
     for name in ("raw_NHW", "x_NHW", "prob_NK"):
         np.testing.assert_array_equal(getattr(loaded.golden(), name), getattr(golden, name))
-    assert loaded.graph("float32").read_bytes() == b"graph" == loaded.graph("bfloat16").read_bytes()
+    assert loaded.graph("float32").read_bytes() == GRAPH == loaded.graph("bfloat16").read_bytes()
 
 
 def test_writing_again_replaces_the_older_bundle_and_leaves_nothing_else(bundle, golden):
-    again = write_bundle(bundle.path, {"model.onnx": b"other"}, golden=golden, **FACTS)
+    again = write_bundle(
+        bundle.path, {"model.onnx": GRAPH.replace(b"g", b"h")}, golden=golden, **FACTS
+    )
     assert load_bundle(bundle.path) == again != bundle
     assert [p.name for p in bundle.path.parent.iterdir()] == ["model"]
 
@@ -101,7 +121,7 @@ def test_a_manifest_that_is_not_one_is_refused(bundle, text):
 
 def test_altered_missing_linked_and_foreign_files_are_refused(bundle):
     graph = bundle.path / "model.onnx"
-    graph.write_bytes(b"grapf")
+    graph.write_bytes(GRAPH[:-1])
     with pytest.raises(BundleError, match=r"model\.onnx was altered"):
         load_bundle(bundle.path)
     graph.rename(bundle.path.parent / "elsewhere")
@@ -112,9 +132,42 @@ def test_altered_missing_linked_and_foreign_files_are_refused(bundle):
         load_bundle(bundle.path)
     edit_manifest(bundle, files={**bundle.manifest.files, "../elsewhere": "0"})
     graph.unlink()
-    graph.write_bytes(b"graph")
+    graph.write_bytes(GRAPH)
     with pytest.raises(BundleError, match="no bundle of this format has"):
         load_bundle(bundle.path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04 no archive",
+        pickle.dumps({"raw": 1}),
+        stored(np.zeros((2, 8, 8))),
+        archive(raw=np.full((2, 8, 8), None), x=np.zeros((2, 8, 8)), prob=np.zeros((2, 3))),
+        archive(raw=np.zeros((2, 8, 8)), prob=np.zeros((2, 3))),
+        archive(raw=np.zeros((2, 8, 8)), x=np.zeros((2, 8, 8)), prob=np.zeros(GOLDEN_LIMIT // 8)),
+    ],
+    ids=["empty", "no archive", "pickle", "an array", "objects", "an array too few", "bomb"],
+)
+def test_a_golden_batch_that_is_not_one_is_refused(bundle, content):
+    (bundle.path / GOLDEN).write_bytes(content)
+    edit_manifest(bundle, files=bundle.manifest.files | {GOLDEN: sha256(bundle.path / GOLDEN)})
+    with pytest.raises(BundleError, match=r"golden\.npz is not a golden batch"):
+        load_bundle(bundle.path).golden()
+
+
+def test_classes_in_another_order_are_refused(bundle):
+    edit_manifest(bundle, classes=["sphere", "no", "vort"])
+    with pytest.raises(BundleError, match=r"classes no, sphere, vort.*says sphere, no, vort"):
+        load_bundle(bundle.path).golden()
+
+
+def test_a_golden_batch_of_before_names_no_classes(bundle, golden):
+    arrays = {"raw": golden.raw_NHW, "x": golden.x_NHW, "prob": golden.prob_NK}
+    (bundle.path / GOLDEN).write_bytes(archive(**arrays))
+    edit_manifest(bundle, files=bundle.manifest.files | {GOLDEN: sha256(bundle.path / GOLDEN)})
+    np.testing.assert_array_equal(load_bundle(bundle.path).golden().raw_NHW, golden.raw_NHW)
 
 
 def test_missing_precision_says_what_there_is_and_how_to_make_it(bundle):
