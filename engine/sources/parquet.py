@@ -216,12 +216,13 @@ class _Reader:
         """Return how many rows are decoded at once, from what the footer says of their size."""
         found = self.file.metadata.row_group(group)
         sizes = (found.column(c) for c in range(found.num_columns))
-        size: int = sum(
+        size = sum(
             each.total_uncompressed_size
             for each in sizes
             if each.path_in_schema.split(".")[0] == self.column.split(".")[0]
         )
-        return max(1, min(MOST_ROWS, ROWS_BYTES * max(found.num_rows, 1) // max(size, 1)))
+        rows: int = ROWS_BYTES * max(found.num_rows, 1) // max(size, 1)
+        return max(1, min(MOST_ROWS, rows))
 
 
 def _cells(key: Identity, name: str, row: int) -> tuple[Any, int, tuple[int, ...] | None]:

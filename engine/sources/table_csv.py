@@ -17,11 +17,11 @@ LONGEST_LINE = 1 << 20
 ROWS = 1 << 12
 """looked at together"""
 
-INTEGERS = re.compile(r"(?:[ \t]*[+-]?(?:0|[1-9][0-9]{0,18})?[ \t]*\n)*+")
+INTEGERS = re.compile(r"(?:[ \t]*(?:[+-]?(?:0|[1-9][0-9]{0,18}))?[ \t]*\n)*+")
 DIGITS = r"(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:e[+-]?[0-9]{1,6})?"
 FLOATS = re.compile(rf"(?:[ \t]*(?:[+-]?(?:{DIGITS}|nan|inf|infinity))?[ \t]*\n)*+", re.IGNORECASE)
 LONG = re.compile(r"[+-]?[0-9]{19}")
-OCTAL = re.compile(r"^[ \t]*[+-]?(?:0[0-9]|[0-9]{17}[0-9]*[ \t]*$)", re.MULTILINE)
+SPOILED = re.compile(r"^[ \t]*[+-]?(?:0[0-9]|[0-9]{17}[0-9]*[ \t]*$)", re.MULTILINE)
 """Whole numbers that a float would spoil: with zeros in front, as in names, or with many digits"""
 
 Kind = Literal["int", "float", "text"]
@@ -86,7 +86,7 @@ def kind_of(cells: Sequence[str], known: Kind) -> Kind:
         return "text"
     if known == "int" and INTEGERS.fullmatch(text) and all(map(_fits, LONG.findall(text))):
         return "int"
-    return "float" if FLOATS.fullmatch(text) and not OCTAL.search(text) else "text"
+    return "float" if FLOATS.fullmatch(text) and not SPOILED.search(text) else "text"
 
 
 def _fits(digits: str) -> bool:
