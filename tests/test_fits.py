@@ -260,6 +260,22 @@ def test_bombs_take_no_memory(tmp_path):
         assert flag_of(written(tmp_path / "t.fits.fz", hostile)) == Flag.SHAPE
 
 
+def test_planes_that_are_only_said_to_be_there(tmp_path, rng):
+    cube = rng.normal(size=(12, 5, 4)).astype("f4")
+    hostile = with_cards(stored(cube), NAXIS3="999999999999")
+    tiles = stored(afits.PrimaryHDU(), afits.CompImageHDU(cube.astype("i4")))
+    key = b"ZNAXIS3 =                   12"
+    tiled = tiles.replace(key, b"ZNAXIS3 =         999999999999")
+    assert tiled != tiles
+    for name, data in {
+        "a.fits": hostile,
+        "b.fits.gz": gzip.compress(hostile),
+        "c.fz": tiled,
+    }.items():
+        with pytest.raises(CutoutError):
+            listed(written(tmp_path / name, data))
+
+
 def test_a_gzipped_tile_that_expands_for_ever(tmp_path):
     image = np.arange(6400, dtype="i2").reshape(80, 80)
     unit = afits.CompImageHDU(image, compression_type="GZIP_1", tile_shape=(80, 80))

@@ -5,7 +5,7 @@ The part of a name behind "#" is `12` (a cutout of the one array that can hold t
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ MAX_ARRAYS = 10_000
 """of one store that are looked at to find the cutouts"""
 MAX_CUTOUTS = 1 << 30
 """that one file may say it holds: a list of more would fill a disk, and a header says it freely"""
+TOGETHER = 1 << 20
+"""bytes of cutouts that are read at once, if a chunk has fewer: each call of a library is slow"""
 ID_BYTES = 1 << 16
 """the longest id of fixed length"""
 
@@ -148,6 +150,31 @@ def block_rows(stored: Stored, chunk: tuple[int, ...] | None) -> int:
     if (size := math.prod(chunk) * stored.dtype.itemsize) > LARGEST_BLOCK:
         raise CutoutError(Flag.SHAPE, f"chunks of {size} bytes: store it with smaller ones")
     return chunk[0] if chunk[0] * row <= LARGEST_BLOCK else 1
+
+
+def row_of(
+    stored: Stored, rows: int, row: int, block: Callable[[int, int], NDArray[Any]]
+) -> NDArray[Any]:
+    """Return a cutout from a block of its neighbours, or from its own chunk where that fails.
+
+    So a damaged or absent chunk costs only the cutouts that it holds.
+
+    Args:
+        stored: the array.
+        rows: how many cutouts share a chunk, see `block_rows`.
+        row: which cutout.
+        block: returns so many cutouts from the one on that it is given, or what there are.
+    """
+    size = rows * max(1, math.prod(stored.shape[1:]) * stored.dtype.itemsize)
+    many = rows * max(1, TOGETHER // size)
+    for length in (many, rows):
+        first = row - row % length
+        try:
+            return block(first, length)[row - first]  # type: ignore[no-any-return]
+        except CutoutError:
+            if length == rows:
+                raise
+    raise AssertionError("the last length is that of a chunk")
 
 
 def chunks_of(stored: Stored, chunk: tuple[int, ...], row: int) -> Iterator[tuple[int, ...]]:

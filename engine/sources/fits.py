@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.sources.entries import Choice, Entry, Many, pick_band
-from stronglens.engine.sources.fits_pixels import Image, image_of, pixels_of
+from stronglens.engine.sources.fits_pixels import Image, image_of, pixels_of, refuse_bomb
 from stronglens.engine.sources.fits_tiles import MISSING_ASTROPY
 from stronglens.engine.sources.fits_units import Bytes, in_memory, opened, units
 from stronglens.engine.sources.kept import Kept, identity
@@ -94,6 +94,8 @@ def entries(path: str, inside: str, choice: Choice) -> Iterator[Entry] | None:
         return None
     with opened(path) as file:
         images, tables = images_in(file)
+        for image in images:
+            refuse_bomb(file, image)
     if any(image.compressed for image in images) and not find_spec("astropy"):
         raise InputError(f"{path}: {MISSING_ASTROPY}")
     if not images:

@@ -87,6 +87,17 @@ def pixels_of(path: str, file: Bytes, image: Image, plane: int | None) -> NDArra
     return _scaled(np.frombuffer(data, stored).reshape(shape), image, result)
 
 
+def refuse_bomb(file: Bytes, image: Image) -> None:
+    """Raise CutoutError where a cube has more planes than its file can hold; none is read."""
+    if len(image.shape) == 2:
+        return
+    size = math.prod(image.shape) * abs(image.bits) // 8
+    if image.compressed and size > LARGEST_BLOCK:
+        raise CutoutError(Flag.SHAPE, f"a compressed cube of shape {image.shape}: too large")
+    if not image.compressed and not file.at(image.start + size - 1, 1):
+        raise CutoutError(Flag.MALFORMED, f"truncated: its header says shape {image.shape}")
+
+
 def _physical(image: Image) -> np.dtype[Any]:
     """Return the dtype of an image's physical values, the one that astropy gives them."""
     if image.scale == 1 and image.blank is None:

@@ -27,6 +27,7 @@ from stronglens.engine.sources.arrays import (
     listed,
     one_band,
     part,
+    row_of,
     the_ids,
     the_images,
 )
@@ -125,15 +126,12 @@ def _pixels(entry: Entry) -> NDArray[Any]:
         return _whole(key, plan)
     if len(plan.stored.shape) not in (3, 4) or row >= plan.stored.shape[0]:
         raise CutoutError(Flag.MISSING, f"no cutout {row} in shape {plan.stored.shape}")
-    rows = block_rows(plan.stored, plan.chunks)
-    first = row - row % rows
 
-    def make() -> NDArray[Any]:
-        return _block(key, plan, first, rows)
+    def block(first: int, count: int) -> NDArray[Any]:
+        place = (key, plan.name, first, count)
+        return _BLOCKS.get(place, lambda: _block(key, plan, first, count))
 
-    block = make() if rows == 1 else _BLOCKS.get((key, plan.name, first), make)
-    pixels: NDArray[Any] = block[row - first]
-    return pixels
+    return row_of(plan.stored, block_rows(plan.stored, plan.chunks), row, block)
 
 
 def _plan(key: Identity, name: str) -> _Plan:
@@ -145,11 +143,13 @@ def _plan(key: Identity, name: str) -> _Plan:
         return _Plan(found, _checked(dataset), dataset.chunks)
 
 
-def _block(key: Identity, plan: _Plan, first: int, rows: int) -> NDArray[Any]:
+def _block(key: Identity, plan: _Plan, first: int, count: int) -> NDArray[Any]:
+    stop = min(first + count, plan.stored.shape[0])
     with _FILES.lock, _mapped():
         dataset = _dataset(_opened(key), plan.name)
-        _refuse_absent(dataset, plan, first)
-        block: NDArray[Any] = dataset[first : first + rows]
+        for row in range(first, stop, plan.chunks[0] if plan.chunks else count):
+            _refuse_absent(dataset, plan, row)
+        block: NDArray[Any] = dataset[first:stop]
     block.flags.writeable = False
     return block
 

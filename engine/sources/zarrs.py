@@ -19,6 +19,7 @@ from stronglens.engine.sources.arrays import (
     listed,
     one_band,
     part,
+    row_of,
     the_ids,
     the_images,
 )
@@ -131,18 +132,22 @@ def _pixels(folder: str, key: Any, row: int | None) -> NDArray[Any]:
         return _whole(found)
     if len(stored.shape) not in (3, 4) or row >= stored.shape[0]:
         raise CutoutError(Flag.MISSING, f"no cutout {row} in shape {stored.shape}")
-    first = row - row % found.rows
 
-    def make() -> NDArray[Any]:
-        for place in chunks_of(stored, found.meta.chunk, row):
+    def block(first: int, count: int) -> NDArray[Any]:
+        return _BLOCKS.get((key, first, count), lambda: _block(found, first, count))
+
+    return row_of(stored, found.rows, row, block)
+
+
+def _block(found: _Open, first: int, count: int) -> NDArray[Any]:
+    stored, chunk = found.meta.stored, found.meta.chunk
+    stop = min(first + count, stored.shape[0])
+    for row in range(first, stop, chunk[0]):
+        for place in chunks_of(stored, chunk, row):
             found.meta.check(place)
-        block = _decoded(found.array, slice(first, first + found.rows))
-        block.flags.writeable = False
-        return block
-
-    block = make() if found.rows == 1 else _BLOCKS.get((key, first), make)
-    pixels: NDArray[Any] = block[row - first]
-    return pixels
+    block = _decoded(found.array, slice(first, stop))
+    block.flags.writeable = False
+    return block
 
 
 def _whole(found: _Open) -> NDArray[Any]:
