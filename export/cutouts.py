@@ -17,6 +17,8 @@ from stronglens.training.listing import Labelled, Listing
 
 CALIBRATION = 256
 """training cutouts that int8's scales are taken from"""
+FEWEST = 32
+"""with fewer of them a scale says little"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +59,21 @@ def take_calibration(
 ) -> NDArray[np.float32]:
     """Return prepared training cutouts, even over the classes, to take int8's scales from.
 
-    None of those that the graphs are compared on, unless there are no others.
+    None of those that the graphs are compared on, unless fewer than FEWEST others are usable.
 
     Raises:
         InputError: no training cutout is usable.
     """
-    seen = set(compared.paths)
-    others = [each for each in listing.train if each.path not in seen] or listing.train
-    if not (chosen := _pick(others, CALIBRATION)):
+    if not listing.train:
         raise InputError("int8 is calibrated on training cutouts, and the data set has none")
-    x_NHW, usable = _prepare(chosen, spec)
-    if not any(usable):
-        raise InputError(f"none of {len(usable)} training cutouts is usable to calibrate int8")
-    return x_NHW
+    seen = set(compared.paths)
+    others = [each for each in listing.train if each.path not in seen]
+    for labelled, enough in ((others, FEWEST), (listing.train, 1)):
+        chosen = _pick(labelled, CALIBRATION)
+        x_NHW, usable = _prepare(chosen, spec) if chosen else (np.empty((0, 0, 0), "f4"), [])
+        if sum(usable) >= enough:
+            return x_NHW
+    raise InputError(f"none of {len(usable)} training cutouts is usable to calibrate int8")
 
 
 def read_raw(paths: Sequence[str]) -> list[NDArray[Any]]:
