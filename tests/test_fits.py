@@ -3,6 +3,7 @@
 import gzip
 import io
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -150,6 +151,17 @@ def test_tile_compressed_blanks_are_nan(tmp_path, rng):
     blank = afits.CompImageHDU(np.arange(1200, dtype="i2").reshape(40, 30))
     blank.header["BLANK"] = 5
     assert np.isnan(read(written(tmp_path / "b.fits.fz", afits.PrimaryHDU(), blank))).sum() == 1
+
+
+def test_tile_compressed_without_astropy(tmp_path, image_HW, monkeypatch):
+    path = written(tmp_path / "a.fits.fz", afits.PrimaryHDU(), afits.CompImageHDU(image_HW))
+    plain = written(tmp_path / "a.fits", image_HW)
+    monkeypatch.setitem(sys.modules, "astropy.io", None)
+    monkeypatch.delitem(sys.modules, "astropy.io.fits")
+    with pytest.raises(InputError, match=r"astropy: pip install 'stronglens\[formats\]'"):
+        listed(path)
+    assert flag_of(path) == Flag.UNREADABLE
+    np.testing.assert_array_equal(read(plain), image_HW)
 
 
 def test_a_compressed_cube(tmp_path, rng):

@@ -1,11 +1,12 @@
 """What is kept stays within its bound and is the same for every thread."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from stronglens.engine.errors import CutoutError
+from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.sources import fits, hdf5, parquet, zarrs
 from stronglens.engine.sources.entries import Choice
 from stronglens.engine.sources.kept import Kept, identity
@@ -64,6 +65,16 @@ def written(folder, form, stack):
         cells = pa.FixedSizeListArray.from_arrays(pa.array(stack.ravel()), 1024)
         pq.write_table(pa.table({"cutout": cells}), path, row_group_size=90)
     return path
+
+
+@pytest.mark.parametrize(
+    ("form", "library"), [(hdf5, "h5py"), (zarrs, "zarr"), (parquet, "pyarrow")]
+)
+def test_a_library_that_is_missing(tmp_path, rng, form, library, monkeypatch):
+    path = written(tmp_path, form, rng.normal(size=(9, 32, 32)).astype("f4"))
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(InputError, match=rf"needs? {library}: pip install 'stronglens\[formats\]'"):
+        form.entries(path, "", Choice())
 
 
 @pytest.mark.parametrize("form", [fits, hdf5, zarrs, parquet], ids=lambda form: form.ENDINGS[0])

@@ -19,7 +19,6 @@ reaches a library that would read more into it than a name, as cfitsio does into
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.sources.entries import Choice, Entry, Many, pick_band
 from stronglens.engine.sources.fits_pixels import Image, image_of, pixels_of, refuse_bomb
-from stronglens.engine.sources.fits_tiles import MISSING_ASTROPY
+from stronglens.engine.sources.fits_tiles import astropy_fits
 from stronglens.engine.sources.fits_units import Bytes, in_memory, opened, units
 from stronglens.engine.sources.kept import Kept, identity
 from stronglens.engine.sources.stacks import MOST_BANDS, is_number
@@ -96,8 +95,8 @@ def entries(path: str, inside: str, choice: Choice) -> Iterator[Entry] | None:
         images, tables = images_in(file)
         for image in images:
             refuse_bomb(file, image)
-    if any(image.compressed for image in images) and not find_spec("astropy"):
-        raise InputError(f"{path}: {MISSING_ASTROPY}")
+    if any(image.compressed for image in images):
+        astropy_fits()  # says at once that it is missing
     if not images:
         return iter(()) if tables else None
     if choice.stacked or (len(images) == 1 and _planes(images[0]) > MOST_BANDS):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stronglens.engine.batches import Flag
-from stronglens.engine.errors import CutoutError
+from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.sources.files import MAX_BYTES
 from stronglens.engine.sources.fits_tables import DESCRIPTORS, fields, pieces
 from stronglens.engine.sources.fits_units import BLOCK, CARD, END, Bytes, Unit
@@ -37,6 +37,15 @@ PRIMARY = b"".join(
 )
 
 
+def astropy_fits() -> Any:
+    """Return astropy's module for FITS; raise InputError if it is missing."""
+    try:
+        from astropy.io import fits
+    except ImportError as err:
+        raise InputError(MISSING_ASTROPY) from err
+    return fits
+
+
 def decompress(unit: Unit, file: Bytes) -> NDArray[Any]:
     """Return the image of a compressed unit in physical units, NaN where blank.
 
@@ -45,9 +54,9 @@ def decompress(unit: Unit, file: Bytes) -> NDArray[Any]:
             one of its tiles is too large.
     """
     try:
-        from astropy.io import fits
-    except ImportError as err:
-        raise CutoutError(Flag.UNREADABLE, MISSING_ASTROPY) from err
+        fits = astropy_fits()
+    except InputError as err:
+        raise CutoutError(Flag.UNREADABLE, str(err)) from err
     data = _alone(unit, file)
     try:
         with fits.open(io.BytesIO(data), memmap=False) as found:

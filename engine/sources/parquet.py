@@ -142,6 +142,8 @@ def mapped() -> Iterator[None]:
     except (OSError, UnicodeDecodeError, MemoryError) as err:
         flag = Flag.UNREADABLE if getattr(err, "errno", None) else Flag.MALFORMED
         raise CutoutError(flag, f"parquet: {err}") from err
+    except (CutoutError, InputError):  # of ours, and pyarrow may be missing
+        raise
     except Exception as err:
         from pyarrow import ArrowException
 
