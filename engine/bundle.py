@@ -121,8 +121,8 @@ class Golden:
 
     def to_npz(self, path: Path, classes: list[str]) -> None:
         """Write the three arrays, compressed, and which class each column of `prob` is."""
-        arrays = {"raw": self.raw_NHW, "x": self.x_NHW, "prob": self.prob_NK}
-        np.savez_compressed(path, classes=np.array(classes, np.str_), **arrays)
+        names = np.array(classes, np.str_)
+        np.savez_compressed(path, raw=self.raw_NHW, x=self.x_NHW, prob=self.prob_NK, classes=names)
 
 
 @dataclass(frozen=True, slots=True)

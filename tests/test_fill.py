@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nasty import images
 
 from stronglens.engine import fill
 from stronglens.engine.batches import Flag
@@ -123,7 +124,7 @@ def test_files_that_differ_from_their_neighbours_are_found_out(rng, tmp_path):
         Flag.MALFORMED,
         Flag.DTYPE,
         Flag.CONSTANT,
-        Flag.EMPTY | Flag.NONFINITE,
+        Flag.EMPTY | Flag.NONFINITE | Flag.MOSTLY_MISSING,
         *[Flag.UNREADABLE] * 2,
         Flag.MISSING,
         Flag.SHAPE,
@@ -149,6 +150,15 @@ def test_a_name_that_no_file_can_have_is_missing(ending, rng, tmp_path):
     cutouts = [NpyCutout(f"{tmp_path}/a.npy"), NpyCutout(f"{tmp_path}/a.npy{ending}")]
     (batch,) = feed(cutouts, PreprocessSpec(size=SIDE), batch_size=2, workers=1)
     assert batch.flags_B.tolist() == [Flag.NONFINITE, Flag.MISSING]
+
+
+@given(st.lists(images([*DTYPES["minmax"], "i8"], sides=st.just(SIDE)), min_size=1, max_size=20))
+def test_nasty_pixels(tmp_path_factory, arrays):
+    folder = tmp_path_factory.mktemp("nasty")
+    paths = [folder / f"{n}.npy" for n in range(len(arrays))]
+    for path, array in zip(paths, arrays, strict=True):
+        np.save(path, array)
+    check(paths, PreprocessSpec(size=SIDE, mode="minmax"), workers=2)
 
 
 @given(st.lists(st.sampled_from(["f8", "f4", "bad", "large", "png"]), min_size=1, max_size=40))
