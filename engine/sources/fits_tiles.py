@@ -18,12 +18,16 @@ from stronglens.engine.sources.fits_units import BLOCK, CARD, END, Bytes, Unit
 MISSING_ASTROPY = "tile-compressed FITS needs astropy: pip install 'stronglens[formats]'"
 NEEDED = re.compile(
     rb"XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|T(TYPE|FORM|SCAL|ZERO)\d+|THEAP|BSCALE|BZERO"
-    rb"|BLANK|Z(IMAGE|SIMPLE|TENSION|BITPIX|NAXIS\d*|TILE\d+|CMPTYPE|NAME\d+|VAL\d+|MASKCMP)"
+    rb"|BLANK|Z(IMAGE|BITPIX|NAXIS\d*|TILE\d+|CMPTYPE|NAME\d+|VAL\d+|MASKCMP)"
     rb"|Z(QUANTIZ|DITHER0|BLANK|SCALE|ZERO|PCOUNT|GCOUNT)"
 )
 """The cards that decompression rests on. astropy sees no others: what surveys write into the
 rest of their headers is not always to its liking, and none of it is a pixel."""
 
+VALUE = re.compile(
+    rb" *('(?:[ -&(-~]|'')*'|[+-]?[0-9]*\.?[0-9]+\.?(?:[ED][+-]?[0-9]+)?|[TF]) *(?:/|\Z)"
+)
+WAYS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "PLIO_1", "HCOMPRESS_1", "NOCOMPRESS")
 TILES = ("COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA", "NULL_PIXEL_MASK")
 
 PRIMARY = b"".join(
@@ -75,9 +79,18 @@ def _alone(unit: Unit, file: Bytes) -> bytes:
     data = file.at(unit.start, size)
     if len(data) < size:
         raise CutoutError(Flag.MALFORMED, f"truncated: {len(data)} of {size} compressed bytes")
-    cards = (key.ljust(8) + b"= " + value for key, value in unit.cards.items())
-    header = b"".join(card for card in cards if NEEDED.fullmatch(card[:8].rstrip()))
+    if unit.text("ZCMPTYPE") not in WAYS:  # astropy would take it for RICE_1
+        raise CutoutError(Flag.MALFORMED, f"compression {unit.text('ZCMPTYPE')!r}")
+    header = b"".join(_card(key, unit.cards[key]) for key in unit.cards if NEEDED.fullmatch(key))
     return _padded(PRIMARY + END, b" ") + _padded(header + END, b" ") + _padded(data, b"\0")
+
+
+def _card(key: bytes, written: bytes) -> bytes:
+    """Return a card without its comment; raise CutoutError, MALFORMED, where it has no value."""
+    value = VALUE.match(written)
+    if not value:
+        raise CutoutError(Flag.MALFORMED, f"the card {key.decode('ascii', 'replace')}")
+    return (key.ljust(8) + b"= " + value[1].rjust(20)).ljust(CARD)
 
 
 def _refuse_bombs(unit: Unit, file: Bytes, tile: int) -> None:

@@ -215,15 +215,13 @@ class _Reader:
         raise CutoutError(Flag.MALFORMED, f"row group {group} has fewer rows than it says")
 
     def _rows_at_once(self, group: int) -> int:
-        """Return how many rows are decoded at once, from what the footer says of their size."""
+        """Return how many rows are decoded at once, from what the footer says of their size.
+
+        It says so of each column too, but to ask for that aborts the process where the footer
+        is damaged (pyarrow 26).
+        """
         found = self.file.metadata.row_group(group)
-        sizes = (found.column(c) for c in range(found.num_columns))
-        size = sum(
-            each.total_uncompressed_size
-            for each in sizes
-            if each.path_in_schema.split(".")[0] == self.column.split(".")[0]
-        )
-        rows: int = ROWS_BYTES * max(found.num_rows, 1) // max(size, 1)
+        rows: int = ROWS_BYTES * max(found.num_rows, 1) // max(found.total_byte_size, 1)
         return max(1, min(MOST_ROWS, rows))
 
 
