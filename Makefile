@@ -11,6 +11,7 @@ MEASURE := $(BIN)/python benchmarks/
 RESNEXT := demo/runs/resnext50 demo/bundles/resnext50
 REAL := benchmarks/work/resolution/224_4
 FINDER := demo/runs/lensfinding demo/bundles/lensfinding
+KNOWS := benchmarks/work/finder
 
 .PHONY: demo test test-all test-gpu bench bench-full bench-real format lint types clean
 
@@ -59,6 +60,10 @@ bench-full: FULL := --full
 bench-full: MORE := --full --rounds 5
 
 bench-real: $(BENCH)
+	$(if $(wildcard $(KNOWS)/bundle),,$(MEASURE)finder.py)
+	$(MEASURE)backends.py $(KNOWS)/run $(KNOWS)/bundle --name backends_finder
+	$(MEASURE)end_to_end.py $(KNOWS)/run $(KNOWS)/bundle $(KNOWS)/sky \
+		--name end_to_end_finder --full --rounds 5
 	$(MEASURE)backends.py $(REAL)/run $(REAL)/bundle --name backends_real
 	$(MEASURE)end_to_end.py $(REAL)/run $(REAL)/bundle benchmarks/work/sub_nosub/test \
 		--name end_to_end_real --full --rounds 5
