@@ -4,6 +4,10 @@ h5py lets one thread at a time into the HDF5 library; so does the lock of the op
 which keeps a file from being closed while it is read. What is decompressed is kept for the next
 cutout, and serving that needs no lock of h5py. Nothing outside the file is ever opened: no
 external link, no external storage, no virtual dataset.
+
+The library itself trusts a file's inner structure: of randomly damaged files, HDF5 2.0 was seen
+to read strings of variable length (ids) for ever. What can be checked from here is checked; a
+file from a stranger is better converted in a process of its own first.
 """
 
 import math
