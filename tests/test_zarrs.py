@@ -9,7 +9,7 @@ import pytest
 
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError, InputError
-from stronglens.engine.sources import zarrs
+from stronglens.engine.sources import open_source, zarrs
 from stronglens.engine.sources.entries import Choice, Entry
 
 zarr = pytest.importorskip("zarr")
@@ -259,3 +259,11 @@ def test_a_store_that_is_written_anew(tmp_path, stack_NHW, version):
     for k in range(3):
         path = written(tmp_path / "a.zarr", version, images={"data": stack_NHW + k})
         np.testing.assert_array_equal(read(path, "3")[0], stack_NHW[3] + k)
+
+
+def test_a_store_may_be_named_with_a_slash_behind(tmp_path):
+    store = zarr.open(tmp_path / "a.zarr", mode="w", shape=(2, 4, 4), chunks=(1, 4, 4), dtype="f4")
+    store[:] = np.arange(32).reshape(2, 4, 4)
+    plain, slashed = (open_source([f"{tmp_path}/a.zarr{end}"]) for end in ("", "/"))
+    assert [each.id for each in slashed] == [each.id for each in plain]
+    assert len(slashed) == 2

@@ -75,6 +75,8 @@ class Inputs:
         if "\0" in given:
             raise InputError(f"{given!r}: no file has a NUL in its name")
         path, inside = address(given)
+        if ending(path.rstrip("/")) in FORMATS:  # a shell completes x.zarr to x.zarr/
+            path = path.rstrip("/")
         kind = ending(path)
         if given == "-" or (given.startswith("@") and not os.path.lexists(given)):
             yield from self._of_list(given)
