@@ -23,6 +23,11 @@ def rng():
     return np.random.default_rng(20261124)
 
 
+@pytest.fixture
+def image_HW(rng):
+    return rng.normal(size=(12, 9)).astype("f4")
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """The folder of real cutouts and the reference's predictions; not part of the project."""
