@@ -55,6 +55,9 @@ EXTRAS = {
     ],
     "tensorrt-rtx": RTX,
     "test": [
+        # where it has wheels; the fuzzing is skipped elsewhere
+        "atheris>=3.0; sys_platform == 'linux' and platform_machine == 'x86_64' "
+        "and python_version < '3.15'",
         "hypothesis>=6.120",
         "lenstronomy>=1.12",
         "mypy==2.4.1",

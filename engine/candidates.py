@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from stronglens.engine.batches import REJECTED, Rows
-from stronglens.engine.bundle import Manifest
 from stronglens.engine.config import Wanted
 from stronglens.engine.errors import BundleError, ConfigError
+from stronglens.engine.manifest import Manifest
 
 DEFAULT = "lens"
 MOST = 100_000

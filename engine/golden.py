@@ -5,6 +5,7 @@ import numpy as np
 from stronglens.engine.backends import Backend
 from stronglens.engine.bundle import Bundle, Golden
 from stronglens.engine.errors import BackendError, CutoutError
+from stronglens.engine.manifest import DIFFERENCES
 from stronglens.engine.preprocess import PreprocessSpec, prepare
 
 PIXEL_TOLERANCE = 1e-6
@@ -62,7 +63,7 @@ def tolerance(bundle: Bundle, precision: str) -> float:
     if precision == "float32":
         return FLOAT32_TOLERANCE
     parity = bundle.manifest.parity.get(precision, {})
-    recorded = [parity.get(name) for name in ("max_abs_dp", "rounded_max_abs_dp")]
+    recorded = [parity.get(name) for name in DIFFERENCES]
     known = [float(each) for each in recorded if each is not None]
     return 2 * max(known) + 1e-3 if known else DEFAULT_TOLERANCE
 

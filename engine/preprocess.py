@@ -42,7 +42,7 @@ class PreprocessSpec:
                 raise ConfigError(f"preprocess {name} {value!r}: choose {', '.join(choices)}")
         if not 1 <= self.size <= 16384:
             raise ConfigError(f"preprocess size {self.size}: must be between 1 and 16384 pixels")
-        if not (np.isfinite(self.softening) and self.softening > 0):
+        if not 0 < self.softening < float("inf"):
             raise ConfigError(f"preprocess softening {self.softening}: must be positive")
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class PreprocessSpec:
         """Read `to_dict`'s output.
 
         Raises:
-            BundleError: another version, or keys that are missing or unknown.
+            BundleError: another version, or keys that are missing, unknown or mistyped.
         """
         if d.get("version") != VERSION:
             raise BundleError(
@@ -63,6 +63,10 @@ class PreprocessSpec:
             )
         if wrong := sorted({f.name for f in dataclasses.fields(cls)} ^ d.keys()):
             raise BundleError(f"preprocess keys missing or unknown: {', '.join(wrong)}")
+        kinds = {"mode": (str,), "fit": (str,), "size": (int,), "softening": (int, float)}
+        for name, kind in kinds.items():
+            if type(d[name]) not in kind:  # not isinstance: True is an int
+                raise BundleError(f"preprocess {name} is {d[name]!r}, expected {kind[-1].__name__}")
         return cls(**d)
 
 

@@ -62,6 +62,8 @@ def pixels(draw, dtypes=KERNEL, size=None):
 
 def _spread(rng, dtype, size, offset):
     """Values of very different sizes around an offset, as far as the dtype holds them."""
+    if dtype.kind == "b":
+        return rng.random(size) < 0.5
     limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
     low, high = (float(limits.min), float(limits.max)) if dtype.itemsize <= 8 else (-1e308, 1e308)
     spread = rng.normal(size=size) * 10.0 ** rng.uniform(-3, 3, size) + offset

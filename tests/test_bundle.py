@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from stronglens.engine.bundle import (
-    FORMAT,
     GOLDEN,
     GOLDEN_LIMIT,
     MANIFEST,
@@ -19,6 +18,7 @@ from stronglens.engine.bundle import (
     write_bundle,
 )
 from stronglens.engine.errors import BundleError, ConfigError
+from stronglens.engine.manifest import FORMAT
 from stronglens.engine.preprocess import PreprocessSpec
 
 GRAPH = b"\x0a\x05graph"  # as little as is a protocol buffer: field 1, five bytes
@@ -103,6 +103,15 @@ def test_writing_over_something_else_is_refused(tmp_path, golden):
         ({"classes": ["no", "no"]}, "repeat"),
         ({"preprocess": {"version": 1}}, "preprocess keys missing"),
         ({"preprocess": {**PreprocessSpec().to_dict(), "mode": "log"}}, "mode 'log'"),
+        ({"preprocess": {**PreprocessSpec().to_dict(), "size": "8"}}, "size is '8', expected int"),
+        ({"preprocess": {**PreprocessSpec().to_dict(), "size": True}}, "size is True"),
+        ({"preprocess": {**PreprocessSpec().to_dict(), "softening": None}}, "softening is None"),
+        ({"preprocess": {**PreprocessSpec().to_dict(), "softening": np.inf}}, "be positive"),
+        ({"parity": {"float16": None}}, "parity of float16"),
+        ({"parity": {"float16": {"max_abs_dp": "none"}}}, "parity of float16"),
+        ({"parity": {"float16": {"max_abs_dp": np.inf}}}, "parity of float16"),
+        ({"parity": {"float16": {"rounded_max_abs_dp": 1.5}}}, "parity of float16"),
+        ({"files": {"model.onnx": 3}}, "names and their sha256"),
         ({"files": {}}, "does not list model.onnx"),
     ],
 )

@@ -22,6 +22,9 @@ MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000
 """bytes; numpy's own limit"""
 REAL_DTYPE = re.compile(r"[<>=|]?[biuf][0-9]{1,2}")
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+NOISY = re.compile(r"\\|[0-9]['A-Za-z_]|[A-Za-z_]'")
+"""what Python's parser would warn of on stderr (1if, '\\d', f'…'), and no header has"""
 HEADER_KEYS = {"descr", "fortran_order", "shape"}
 
 
@@ -121,7 +124,10 @@ def count_axes(header: bytes) -> int:
 def _fields(header: bytes) -> dict[str, Any]:
     start = 10 if header[6] == 1 else 12
     try:
-        fields = ast.literal_eval(header[start:].decode("utf-8").strip())
+        text = header[start:].decode("utf-8").strip()
+        if "\\" in text or NOISY.search(QUOTED.sub("'", text)):
+            raise ValueError("no header has this")
+        fields = ast.literal_eval(text)
         well_formed = isinstance(fields, dict) and fields.keys() == HEADER_KEYS
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as err:
         raise CutoutError(Flag.MALFORMED, "its header is not a Python literal") from err
