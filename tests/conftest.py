@@ -28,6 +28,20 @@ def image_HW(rng):
     return rng.normal(size=(12, 9)).astype("f4")
 
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The test's folder, and the working folder for its time."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Where the engine keeps its plans, for the time of a test; not there yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "stronglens"
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """The folder of real cutouts and the reference's predictions; not part of the project."""

@@ -13,6 +13,8 @@ from stronglens.engine.bundle import load_bundle
 from stronglens.engine.cli import main
 from stronglens.engine.machine import count_gpus
 
+pytestmark = pytest.mark.usefixtures("cache", "folder")
+
 TITLES = ["machine", "python", "packages", "cpu", "gpu", "onnxruntime", "tensorrt", "plans"]
 DEVICES = ["--device auto", "--device cpu", "--device cuda", "--device tensorrt"]
 
@@ -20,12 +22,6 @@ DEVICES = ["--device auto", "--device cpu", "--device cuda", "--device tensorrt"
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     return tiny_model.make_bundle(tmp_path_factory.mktemp("bundles") / "tiny").path
-
-
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
 
 
 def diagnosed(*arguments):

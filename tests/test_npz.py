@@ -14,6 +14,8 @@ from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.sources import npz, open_source
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 
 def ids(source):
     return [cutout.id for cutout in source]
@@ -30,12 +32,6 @@ def flags_of(source):
 
 
 SAVERS = [np.savez, np.savez_compressed]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize("save", SAVERS)

@@ -16,6 +16,8 @@ from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.sources import open_source
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 
 def ids(source):
     return [cutout.id for cutout in source]
@@ -25,12 +27,6 @@ def flag_of(cutout):
     with pytest.raises(CutoutError) as caught:
         cutout.read()
     return caught.value.flag
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def stored(array):
