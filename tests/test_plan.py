@@ -36,7 +36,7 @@ def test_what_a_plan_says(place):
     assert "OpenVINO on cpu" in said and "fed by 2 threads" in said
     assert re.search(r"bound by  (the model|reading and preparing|writing)", said)
     assert re.search(r"time      .*: list .*, start .*, score .*, write ", said)
-    assert re.search(r"memory    \d+ MB", said)
+    assert re.search(r"memory    \d{2,3} MB", said)
     assert re.search(r"disk      preds.csv 0\.0 MB, and 0\.0 MB beside it", said)
     assert sorted(path.name for path in place.rglob("*")) == before
 

@@ -1,7 +1,10 @@
 """Shards of a listing: every row once, and joined they are one run's bytes."""
 
+import contextlib
+import io
 import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,9 @@ from commands import command, rows, write_catalog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stronglens.engine.config import EngineConfig, Wanted
 from stronglens.engine.errors import InputError
+from stronglens.engine.pipeline import classify
 from stronglens.engine.shards import find_shards, shard_path, shard_rows
 
 
@@ -48,16 +53,25 @@ def place(tmp_path_factory):
     lines = [f"catalog/{i}.npy,{10 + i / 7!r},{i}" for i in range(20)]
     (folder / "table.csv").write_text("\n".join(["path,ra,object", *lines, ""]))
     for ending in ("csv", "parquet", "fits"):
-        options = ("table.csv", "--out", f"preds.{ending}", "--precision", "float32")
-        options += ("--encodings", f"{ending}.npy", "--top", 4, "--target", "vort")
         (alone := folder / "alone").mkdir(exist_ok=True)
-        command("lens-infer", *options, cwd=folder, status=3)
+        infer(folder, ending, (1, 1))
         for made in (f"preds.{ending}", f"{ending}.npy", f"preds.top.{ending}"):
             shutil.move(folder / made, alone / made)
         for i in (1, 2, 3):
-            status = 3 if i == 1 else 0
-            command("lens-infer", *options, "--shard", f"{i}/3", cwd=folder, status=status)
+            infer(folder, ending, (i, 3))
     return folder
+
+
+def infer(folder, ending, shard):
+    wanted = Wanted(shard=shard, encodings=Path(f"{ending}.npy"), top=4, target="vort")
+    with contextlib.chdir(folder):
+        classify(
+            ["table.csv"],
+            out=Path(f"preds.{ending}"),
+            wanted=wanted,
+            config=EngineConfig(precision="float32"),
+            stderr=io.StringIO(),
+        )
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "fits"])
@@ -70,6 +84,15 @@ def test_joined_shards_are_the_bytes_of_one_run(place, tmp_path, ending):
         assert (tmp_path / made).read_bytes() == (tmp_path / "alone" / made).read_bytes(), made
     command("lens-verify", f"preds.{ending}", "table.csv", "--sample", 5, cwd=tmp_path)
     assert [row["id"] for row in rows(tmp_path / "preds.rejected.csv")] == ["catalog/3.npy"]
+
+
+def test_a_shard_as_the_command_makes_it(place, tmp_path):
+    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
+    expected = (tmp_path / "preds.2-of-3.csv").read_bytes()
+    (tmp_path / "preds.2-of-3.csv").unlink()
+    options = ("--encodings", "csv.npy", "--top", 4, "--target", "vort", "--precision", "float32")
+    command("lens-infer", "table.csv", *options, "--shard", "2/3", cwd=tmp_path)
+    assert (tmp_path / "preds.2-of-3.csv").read_bytes() == expected
 
 
 def test_a_shard_can_be_verified_by_itself(place):
