@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tiny_model
 from click.testing import CliRunner
-from test_tensorrt_open import Machine
+from fake_machine import Machine
 
 from stronglens.engine.backends.tensorrt_open import open_tensorrt
 from stronglens.engine.bundle import load_bundle

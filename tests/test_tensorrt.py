@@ -1,47 +1,21 @@
 """The TensorRT runner, on strict fakes of TensorRT and of CUDA's runtime."""
 
-import inspect
-
 import fake_cuda
-import fake_tensorrt
 import numpy as np
 import pytest
 import tiny_model
-from planted import planted
+from fake_machine import opened
+from fake_tensorrt_run import SCRATCH
 
-from stronglens.engine.backends import cuda as cuda_module
-from stronglens.engine.backends import tensorrt, tensorrt_lane
-from stronglens.engine.backends.cuda import Cuda, OutOfMemoryError, load_cuda
+from stronglens.engine.backends.cuda import OutOfMemoryError
 from stronglens.engine.backends.tensorrt import LANES, TensorRtBackend
-from stronglens.engine.backends.tensorrt_build import SLICE, build_plan
-from stronglens.engine.errors import BackendError
-from stronglens.engine.machine import count_gpus
+from stronglens.engine.backends.tensorrt_build import SLICE
+
+pytest_plugins = ["tensorrt_fixtures"]
 
 SIDE = tiny_model.SIZE
 X_BYTES = 4 * SIDE * SIDE
 """of one cutout"""
-
-
-@pytest.fixture
-def gpu():
-    gpu = fake_cuda.FakeCuda()
-    yield gpu
-    for stream in gpu.streams.values():  # what a planted mistake left
-        stream.work.clear()
-
-
-@pytest.fixture(params=fake_tensorrt.VERSIONS)
-def trt(request, gpu):
-    return fake_tensorrt.load(request.param, gpu)
-
-
-@pytest.fixture
-def plan(trt):
-    return build_plan(trt, tiny_model.graph()).plan
-
-
-def opened(trt, plan, module=tensorrt, **options):
-    return module.TensorRtBackend(trt, Cuda(trt.gpu), plan, **options)
 
 
 @pytest.mark.parametrize("n", [1, SLICE - 1, SLICE, SLICE + 1, 2 * SLICE, 5 * SLICE, 3 * SLICE + 7])
@@ -142,7 +116,7 @@ def test_memory_stays_what_it_was(trt, gpu, plan):
 
 def needed(size):
     """The GPU's memory for two lanes of `size` cutouts: x, prob, encoding and scratch."""
-    return LANES * size * (X_BYTES + 2 * 12 + fake_tensorrt.SCRATCH)
+    return LANES * size * (X_BYTES + 2 * 12 + SCRATCH)
 
 
 @pytest.mark.parametrize("fits", [128, 64, 16, 1])
@@ -171,183 +145,9 @@ def test_a_gpu_without_room_for_one_cutout(trt, gpu, plan):
         opened(trt, plan)
 
 
-@pytest.mark.parametrize(
-    ("call", "returned", "words"),
-    [
-        ("Runtime.deserialize_cuda_engine", None, "refuses the plan, of another version or GPU"),
-        ("ICudaEngine.create_execution_context", None, "cannot run the plan"),
-        ("IExecutionContext.set_input_shape", False, "refuses 128 cutouts at once"),
-        ("IExecutionContext.set_tensor_address", False, "refuses the memory for x"),
-        ("IExecutionContext.execute_async_v3", False, "could not start"),
-    ],
-)
-def test_what_tensorrt_refuses_is_an_error_in_its_words(trt, gpu, plan, call, returned, words):
-    trt.fail = {call: (returned, "Error Code 7: the reason")}
-    with pytest.raises(BackendError, match=f"TensorRT {words}: Error Code 7: the reason"):
-        opened(trt, plan)
-    assert (gpu.memory, gpu.held) == ({}, set())
-
-
-def test_shapes_that_stay_unknown(trt, gpu, plan):
-    trt.fail = {"IExecutionContext.infer_shapes": (["prob"], "")}
-    with pytest.raises(BackendError, match="shapes are unknown: prob"):
-        opened(trt, plan)
-
-
-@pytest.mark.parametrize("which", ["version", "GPU", "file"])
-def test_a_plan_of_another_place_is_refused(trt, gpu, plan, which):
-    if which == "version":
-        trt.__version__ += "0"
-    elif which == "GPU":
-        gpu.name = "Fake 2"
-    else:
-        plan = plan[100:]
-    with pytest.raises(
-        BackendError, match=r"of another version or GPU: (The engine|Serialization)"
-    ):
-        opened(trt, plan)
-
-
-def test_memory_that_runs_out_inside_tensorrt(trt, plan):
-    trt.fail = {"Runtime.deserialize_cuda_engine": (None, "Cuda Runtime (out of memory)")}
-    with pytest.raises(OutOfMemoryError, match="out of memory"):
-        opened(trt, plan)
-
-
-@pytest.mark.parametrize(
-    "function", ["cudaMemcpyAsync", "cudaGraphLaunch", "cudaEventRecord", "cudaEventSynchronize"]
-)
-def test_a_gpu_that_falls_off_the_bus(trt, gpu, plan, function):
-    backend = opened(trt, plan)
-    gpu.fail[function] = fake_cuda.cudaError_t.cudaErrorECCUncorrectable
-    with pytest.raises(BackendError) as caught:
-        backend.run(np.zeros((4 * SLICE, SIDE, SIDE), np.float32))
-    assert str(caught.value).startswith(f"{function} failed: words on cudaErrorECCUncorrectable")
-    assert "run the command again" in str(caught.value)
-    assert gpu.idle, "it may still read the caller's memory"
-    every = [name for name in vars(fake_cuda.FakeCuda) if not name.startswith("cudaGet")]
-    gpu.fail = dict.fromkeys(every, gpu.fail[function])
-    backend.close()
-
-
-def test_an_old_driver_says_what_to_do(gpu):
-    gpu.fail["cudaSetDevice"] = fake_cuda.cudaError_t.cudaErrorInsufficientDriver
-    with pytest.raises(BackendError, match=r"cudaSetDevice failed: .*: update the NVIDIA driver"):
-        Cuda(gpu).cudaSetDevice(0)
-    assert gpu.error == 0
-
-
-def test_cutouts_of_another_size_or_type_are_refused(trt, plan):
-    backend = opened(trt, plan)
-    for wrong in (np.zeros((2, 5, 5), np.float32), np.zeros((2, SIDE, SIDE))):
-        with pytest.raises(BackendError, match=r"the model takes float32 \(B, \*\(12, 12\)\)"):
-            backend.run(wrong)
-
-
 def test_what_the_inspector_says(trt, plan):
     trt.information = {"Layers": ["conv1"]}
     assert opened(trt, plan).inspect() == '{"Layers": ["conv1"]}'
-
-
-MISTAKES = {
-    "a result that is read too early": ("self._cuda.cudaEventSynchronize(self._done)", "pass"),
-    "an event that nothing is before": ("cuda.cudaEventRecord(self._done, self._stream)", "pass"),
-    "the default stream": (
-        "elif not self._context.execute_async_v3(int(self._stream))",
-        "elif not self._context.execute_async_v3(0)",
-    ),
-    "a graph of nothing": ("execute_async_v3(int(self._stream))\n", "infer_shapes() == []\n"),
-    "no scratch memory": ("context.set_device_memory(self._allocate(scratch), scratch)", "pass"),
-    "too little memory": ("4 * math.prod(shape)", "2 * math.prod(shape)"),
-    "rows that hold anything": ("cuda.cudaMemsetAsync(", "max("),
-    "memory of TensorRT's choice": ("USER_MANAGED", "STATIC"),
-    "a stream as an object": (
-        "elif not self._context.execute_async_v3(int(self._stream))",
-        "elif not self._context.execute_async_v3(self._stream)",
-    ),
-    "a copy the wrong way": ("to.cudaMemcpyHostToDevice", "to.cudaMemcpyDeviceToHost"),
-    "the wrong rows": ("self._busy = x_SHW, start ", "self._busy = x_SHW, 0 "),
-    "memory that is not given back": ("self._held.close()", "pass"),
-    "memory the driver must copy first": ("pinned.array((size", "np.zeros((size"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_planted_mistake_is_caught(trt, gpu, plan, rng, mistake):
-    made = planted(tensorrt_lane, *MISTAKES[mistake])
-    made_backend = planted(tensorrt, "LANES = 2\n", "LANES = 2\n")
-    made_backend.Lane = made.Lane
-    if "execute_async_v3(" in MISTAKES[mistake][0] and "elif" in MISTAKES[mistake][0]:
-        gpu.fail["cudaStreamBeginCapture"] = fake_cuda.cudaError_t.cudaErrorInvalidValue
-    x_BHW = rng.random((3 * SLICE + 5, SIDE, SIDE), np.float32)
-
-    def use():
-        backend = opened(trt, plan, made_backend)
-        np.testing.assert_allclose(backend.run(x_BHW), tiny_model.twin(x_BHW), atol=1e-5)
-        backend.close()
-        assert not gpu.memory
-
-    with pytest.raises((AssertionError, AttributeError, TypeError, BackendError, KeyError)):
-        use()
-
-
-def functions_of(module):
-    return [name for name in vars(module) if name.startswith("cuda") and name[4].isupper()]
-
-
-def test_the_fake_takes_what_the_real_one_takes():
-    runtime = pytest.importorskip("cuda.bindings.runtime")
-    for name in functions_of(fake_cuda.FakeCuda):
-        ours, theirs = getattr(fake_cuda.FakeCuda, name), getattr(runtime, name)
-        if isinstance(ours, int):
-            assert ours == int(theirs), name
-        elif isinstance(ours, type):
-            assert {m.name: m.value for m in ours} == {
-                m.name: int(getattr(theirs, m.name)) for m in ours
-            }, name
-        else:
-            mine = list(inspect.signature(ours).parameters)[1:]
-            assert mine == list(inspect.signature(theirs).parameters), name
-
-
-@pytest.mark.skipif(count_gpus() > 0, reason="there is a GPU, which would take them seriously")
-def test_the_real_runtime_takes_our_arguments(trt, gpu, plan):
-    """Without a driver every call fails, after its arguments were read."""
-    runtime = pytest.importorskip("cuda.bindings.runtime")
-    backend = opened(trt, plan)
-    backend.run(np.zeros((1, SIDE, SIDE), np.float32))
-    backend.close()
-    kinds = {
-        fake_cuda.Stream: lambda _: runtime.cudaStream_t(),
-        fake_cuda.Event: lambda _: runtime.cudaEvent_t(),
-        fake_cuda.cudaMemcpyKind: lambda v: runtime.cudaMemcpyKind(int(v)),
-        fake_cuda.cudaStreamCaptureMode: lambda v: runtime.cudaStreamCaptureMode(int(v)),
-        int: lambda v: v,
-    }
-    tried = set()
-    for name, args in gpu.calls:
-        if name in tried or "Graph" in name:  # a graph is None without a driver
-            continue
-        tried.add(name)
-        status, *values = getattr(runtime, name)(*(kinds[type(arg)](arg) for arg in args))
-        assert status != runtime.cudaError_t.cudaSuccess
-        assert len(values) == len(fake_cuda.RETURNS.get(name, ())), name
-    assert len(tried) > 12
-
-
-@pytest.mark.skipif(count_gpus() > 0, reason="there is a GPU")
-def test_the_real_runtime_without_a_driver_says_what_to_do():
-    pytest.importorskip("cuda.bindings.runtime")
-    with pytest.raises(BackendError, match="driver"):
-        load_cuda()
-
-
-def test_without_cuda_python(monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    with pytest.raises(BackendError, match=r"pip install 'stronglens\[tensorrt\]'"):
-        cuda_module.load_cuda()
 
 
 def test_a_backend_has_what_is_asked_of_it(trt, plan):

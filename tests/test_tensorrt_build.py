@@ -11,10 +11,7 @@ from stronglens.engine.backends.cuda import OutOfMemoryError
 from stronglens.engine.backends.tensorrt_build import BATCH, build_plan
 from stronglens.engine.errors import BackendError
 
-
-@pytest.fixture(params=fake_tensorrt.VERSIONS)
-def trt(request):
-    return fake_tensorrt.load(request.param, fake_cuda.FakeCuda())
+pytest_plugins = ["tensorrt_fixtures"]
 
 
 def test_a_plan_is_built_as_it_must_be(trt):

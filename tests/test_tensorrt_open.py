@@ -1,84 +1,23 @@
-"""From a bundle to a TensorRT backend: what is built, checked, kept, used again and refused."""
+"""From a bundle to a TensorRT backend: what is built, kept, used again and refused."""
 
 import io
-import json
 import re
 import sys
 from types import SimpleNamespace
 
-import fake_cuda
-import fake_tensorrt
 import numpy as np
 import pytest
 import tiny_model
+from fake_machine import PARITY
 
 from stronglens.engine.backends import open_backend, tensorrt_open
-from stronglens.engine.backends.tensorrt_check import count_convolutions, fixed_batch
-from stronglens.engine.backends.tensorrt_open import load_tensorrt, open_tensorrt
+from stronglens.engine.backends.tensorrt_open import load_tensorrt
 from stronglens.engine.config import EngineConfig
 from stronglens.engine.errors import BackendError, BundleError
-from stronglens.engine.golden import replay, tolerance
+from stronglens.engine.golden import replay
 from stronglens.engine.pipeline import classify
 
-PARITY = {"float32": {"max_abs_dp": 1e-6}, "float16": {"max_abs_dp": 1e-3}}
-HALF_LAYERS = {
-    "Layers": [
-        {"Name": "conv1", "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Float"}]},
-        {"Name": "conv2", "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Half"}]},
-        {"Name": "conv3", "LayerType": "CaskConvolution",
-         "Inputs": [{"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}]},
-        {"Name": "softmax", "LayerType": "kgen", "Inputs": [{"Format/Datatype": "Float"}]},
-    ]
-}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "stronglens"
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return tiny_model.make_bundle(
-        tmp_path_factory.mktemp("bundles") / "tiny",
-        parity=PARITY,
-        files={"model.fp16.onnx": tiny_model.graph(), "model.int8.onnx": tiny_model.graph()},
-    )
-
-
-class Machine:
-    """A fake GPU with TensorRT and cuda-python on it, and what was said."""
-
-    def __init__(self, monkeypatch, version="11.4"):
-        self.gpu = fake_cuda.FakeCuda()
-        self.trt = fake_tensorrt.load(version, self.gpu)
-        self.trt.information = HALF_LAYERS
-        self.said = []
-        monkeypatch.setitem(sys.modules, "tensorrt", self.trt)
-        monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace())
-        monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(runtime=self.gpu))
-        monkeypatch.setattr(tensorrt_open, "count_gpus", lambda: 1)
-        monkeypatch.setattr(tensorrt_open, "gpu_name", lambda number: self.gpu.name)
-
-    def open(self, bundle, **options):
-        self.said.clear()
-        self.trt.log.clear()
-        return open_tensorrt(bundle, say=self.said.append, **options)
-
-    @property
-    def builds(self):
-        return sum(call == "Builder.build_serialized_network" for call, _ in self.trt.log)
-
-
-@pytest.fixture(params=fake_tensorrt.VERSIONS)
-def machine(request, monkeypatch):
-    return Machine(monkeypatch, request.param)
-
-
-@pytest.fixture
-def one(monkeypatch):
-    return Machine(monkeypatch)
+pytest_plugins = ["tensorrt_fixtures"]
 
 
 def test_the_first_run_builds_checks_and_keeps_and_the_next_does_not(machine, bundle, cache, rng):
@@ -168,65 +107,6 @@ def test_without_a_cache_it_runs_and_says_so(one, bundle, tmp_path, monkeypatch)
     assert "could not be kept, the next run will build it again" in one.said[-1]
 
 
-def test_a_plan_that_answers_otherwise_is_refused_and_not_kept(one, bundle, cache):
-    one.gpu.spoil = lambda prob_BK: prob_BK * np.float32(1.01)
-    words = (
-        r"new plan is refused: its probabilities are off by 0\.0\d+ in float16, more than 0\.003"
-    )
-    with pytest.raises(BackendError, match=words):
-        one.open(bundle)
-    assert not cache.exists()
-    assert (one.gpu.memory, one.gpu.held) == ({}, set())
-    one.gpu.spoil = lambda prob_BK: prob_BK * np.nan
-    with pytest.raises(BackendError, match="off by nan"):
-        one.open(bundle)
-
-
-def test_one_wrong_row_in_one_lane_is_found(one, bundle):
-    """The second slice, and there the last row of all."""
-    seen = []
-
-    def spoil(prob_BK):
-        seen.append(1)
-        wrong_BK = prob_BK.copy()
-        if len(seen) == 7:  # after two trial runs of two slices each; the third is waited for first
-            wrong_BK[-1] = wrong_BK[-1, ::-1]
-        return wrong_BK
-
-    one.gpu.spoil = spoil
-    with pytest.raises(BackendError, match="worst: row 255 of"):
-        one.open(bundle)
-
-
-@pytest.mark.parametrize(
-    ("layers", "outcome"),
-    [
-        (HALF_LAYERS["Layers"][:1] * 5, "asked for float16, but of its convolutions: 0 in half, 5"),
-        (HALF_LAYERS["Layers"][:1] * 3 + HALF_LAYERS["Layers"][1:2], "1 in half, 3 in float32"),
-        (HALF_LAYERS["Layers"], None),
-        ([], None),
-        (["conv1"], None),
-    ],
-)
-def test_a_float16_plan_must_compute_in_half(one, bundle, layers, outcome):
-    one.trt.information = {"Layers": layers}
-    if outcome is None:
-        one.open(bundle).close()
-    else:
-        with pytest.raises(BackendError, match=outcome):
-            one.open(bundle)
-    one.open(bundle, precision="float32").close()
-
-
-def test_what_the_inspector_does_not_tell_is_said():
-    assert count_convolutions(json.dumps(HALF_LAYERS)) == (2, 1, 0)
-    other = [{"LayerType": "conv", "Inputs": [{"Format/Datatype": "Int8"}]}, "conv2 + relu", "pool"]
-    assert count_convolutions(json.dumps({"Layers": other})) == (0, 0, 2)
-    for nothing in ("{}", "", '{"Layers": [nan'):
-        assert count_convolutions(nothing) == (0, 0, 0)
-    assert count_convolutions('{"Layers": [{"LayerType": "CaskConvolution"}]}') == (0, 0, 1)
-
-
 def test_a_gpu_too_small_for_the_usual_batch(one, bundle):
     one.gpu.largest_build = 40
     backend = one.open(bundle)
@@ -249,20 +129,6 @@ def test_a_batch_size_that_was_asked_for(one, bundle):
     assert one.builds == 0, "the plan does not depend on it"
 
 
-def test_the_fixed_batch_holds_what_is_hard(bundle):
-    x_NHW = fixed_batch(bundle)
-    golden = bundle.golden().x_NHW
-    np.testing.assert_array_equal(x_NHW[: len(golden)], golden)
-    holes, constant, tiny, huge, empty = x_NHW[len(golden) :]
-    assert np.isfinite(x_NHW).all()
-    assert (holes[::3, ::5] == 0).all()
-    assert holes.max() == 1
-    assert not constant.any()
-    assert not empty.any()
-    for each in (tiny, huge):  # to the same as the cutout they are made of
-        np.testing.assert_allclose(each, golden[0], atol=1e-4)
-
-
 def test_the_precision(one, bundle, tmp_path):
     plain = tiny_model.make_bundle(tmp_path / "plain")
     backend = one.open(plain)
@@ -272,14 +138,6 @@ def test_the_precision(one, bundle, tmp_path):
         one.open(plain, precision="float16")
     with pytest.raises(BackendError, match="bfloat16 does not run on tensorrt: choose float32, "):
         one.open(plain, precision="bfloat16")
-
-
-def test_a_gpu_may_differ_as_much_as_the_export_estimated(bundle, tmp_path):
-    assert tolerance(bundle, "float16") == pytest.approx(0.003)
-    parity = {"float16": {"max_abs_dp": 1e-4, "rounded_max_abs_dp": 0.01}}
-    made = tiny_model.make_bundle(tmp_path / "made", parity=parity)
-    assert tolerance(made, "float16") == pytest.approx(0.021)
-    assert tolerance(made, "int8") == 0.05
 
 
 def test_a_catalogue_with_device_tensorrt(one, bundle, tmp_path, rng):

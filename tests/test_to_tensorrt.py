@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny_model
 from click.testing import CliRunner
-from test_tensorrt_open import PARITY, Machine
+from fake_machine import PARITY, Machine
 from tiny_run import write_data, write_run
 
 from stronglens.engine.bundle import load_bundle
