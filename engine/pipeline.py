@@ -22,7 +22,7 @@ from stronglens.engine.report import RunReport, threads
 from stronglens.engine.restore import restore
 from stronglens.engine.scoring import Scoring, auto_workers
 from stronglens.engine.shards import shard_path, shard_rows
-from stronglens.engine.sinks import check_output
+from stronglens.engine.sinks import check_output, check_place
 from stronglens.engine.sources import open_source
 from stronglens.engine.warmup import warming_up
 
@@ -60,7 +60,10 @@ def classify(
     wanted, config, stderr = wanted or Wanted(), config or EngineConfig(), stderr or sys.stderr
     clock = StageClock()
     out = shard_path(out, wanted.shard)
+    encodings = wanted.encodings and shard_path(wanted.encodings, wanted.shard)
     check_output(out)
+    if encodings is not None:
+        check_place(encodings)
     with clock.timing("start"):
         bundle = load_bundle(model or newest_bundle())
         top = candidates(bundle.manifest, wanted)
@@ -84,7 +87,7 @@ def classify(
             say(f"{report.label}; fed by {threads(report.workers)}\n", stderr)
             scoring = Scoring(run, backend, parts, report, config, clock, check)
             if wanted.retry:
-                restore(out, run, parts, wanted.encodings)
+                restore(out, run, parts, encodings)
                 tried, mended = scoring.try_again()
                 say(f"tried {tried:,} rejected cutouts again: {mended:,} are scored now\n", stderr)
             report.resumed = parts.done
@@ -92,7 +95,7 @@ def classify(
                 say(f"going on after {parts.done:,} of {len(run):,} rows\n", stderr)
             scoring.go_on(wanted.max_bad, stderr)
         with clock.timing("finish"):
-            _finish(run, parts, report, top, wanted, check)
+            _finish(run, parts, report, top, encodings, check)
     return report
 
 
@@ -136,11 +139,10 @@ def _finish(
     parts: Parts,
     report: RunReport,
     top: Top | None,
-    wanted: Wanted,
+    encodings: Path | None,
     check: Callable[[], None],
 ) -> None:
     """Write the output, and let go of the parts."""
-    encodings = wanted.encodings and shard_path(wanted.encodings, wanted.shard)
     if report.resumed == len(run):  # the run before may have been killed while it wrote
         remove_unfinished(report.out, encodings)
     try:

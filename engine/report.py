@@ -43,8 +43,8 @@ class RunReport:
     wall: float = 0.0
     """seconds from the first cutout to the last row"""
     seconds: Counter[str] = field(default_factory=Counter)
-    """start, list, wait (for the feed), run and write on the clock; read and prepare summed
-    over the feed's threads"""
+    """start, list, wait (for the feed), run, write (parts) and finish (the output) on the clock;
+    read and prepare summed over the feed's threads"""
 
     @property
     def inputs(self) -> int:
@@ -116,7 +116,8 @@ class RunReport:
         s = self.seconds
         return [
             f"  time      start {s['start']:.2f} s, list {s['list']:.2f} s, then model "
-            f"{s['run']:.2f} s, write {s['write']:.2f} s, wait for cutouts {s['wait']:.2f} s",
+            f"{s['run']:.2f} s, wait for cutouts {s['wait']:.2f} s, write "
+            f"{s['write'] + s['finish']:.2f} s",
             f"  feed      read {s['read']:.2f} s, prepare {s['prepare']:.2f} s, "
             f"summed over {threads(self.workers)}",
             f"  bound by  {self.bound()}",

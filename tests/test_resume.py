@@ -10,7 +10,7 @@ from commands import command, rows, write_catalog
 from tiny_model import SIZE
 
 from stronglens.engine.config import EngineConfig, Tolerated, Wanted
-from stronglens.engine.errors import LensError, TooManyRejectedError
+from stronglens.engine.errors import ConfigError, LensError, TooManyRejectedError
 from stronglens.engine.pipeline import classify
 
 
@@ -194,6 +194,12 @@ def test_exit_status_four_as_installed(catalog, bundle, tmp_path):
     assert len(rows(tmp_path / "preds.csv")) == 60
     for wrong in ("101%", "x", "-1", "5.%"):
         command("lens-infer", *arguments[:-1], wrong, cwd=tmp_path, status=2)
+
+
+def test_a_place_for_encodings_is_looked_at_before_any_work(catalog, bundle, tmp_path):
+    with pytest.raises(ConfigError, match="there is no folder"):
+        run(catalog, bundle, tmp_path / "preds.csv", encodings=tmp_path / "absent" / "enc.npy")
+    assert not (tmp_path / "preds.csv.parts").exists()
 
 
 def test_two_commands_on_one_output(catalog, bundle, tmp_path):

@@ -24,6 +24,7 @@ __all__ = [
     "Shape",
     "Sink",
     "check_output",
+    "check_place",
     "open_rejected",
     "open_sink",
     "read_output",
@@ -68,6 +69,15 @@ def check_output(path: Path) -> None:
             its place, no such folder, or one that may not be written in.
     """
     _check_format(path)
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where a file could not be written.
+
+    Raises:
+        ConfigError: a folder in its place, no such folder, or one that may not be written in.
+    """
     if path.is_dir():
         raise ConfigError(f"{path} is a folder: name a file")
     if not path.parent.is_dir():
