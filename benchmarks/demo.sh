@@ -16,7 +16,9 @@ say "1. Dark-matter substructure: no, sphere or vort"
 show lens-simulate substructure --flat --count 600 --seed 7 --out catalog
 show lens-train substructure --recipe quick
 show lens-export runs/substructure --fp16
-classify 'catalog/*.npy' --model bundles/substructure --out preds.csv
+show lens-infer 'catalog/*.npy' --model bundles/substructure --plan
+classify 'catalog/*.npy' --model bundles/substructure --out preds.csv --top 20 --target sphere
+show lens-verify preds.csv 'catalog/*.npy' --model bundles/substructure
 show python "$root/benchmarks/score.py" preds.csv catalog/params.csv
 
 say "2. The full ResNeXt50 through the same road: a few steps, so it has learnt nothing yet"
@@ -29,7 +31,7 @@ say "3. Lens or not: SimCLR, then logistic regression"
 show lens-simulate lensfinding --flat --count 120 --seed 9 --out sky
 show lens-train lensfinding --recipe quick
 show lens-export runs/lensfinding
-classify 'sky/*.npy' --model bundles/lensfinding --out preds_sky.csv
+classify 'sky/*.npy' --model bundles/lensfinding --out preds_sky.csv --encodings encodings.npy
 show python "$root/benchmarks/score.py" preds_sky.csv sky/params.csv
 
 say "Done. In demo/: preds.csv and preds_sky.csv, and these pictures"
