@@ -1,4 +1,4 @@
-"""A machine with a fake GPU on which TensorRT runs, and what it takes to open a backend there."""
+"""A machine with a fake GPU on which TensorRT runs, and backends opened on fake GPUs."""
 
 import sys
 from types import SimpleNamespace
@@ -8,6 +8,7 @@ import fake_tensorrt
 
 from stronglens.engine.backends import tensorrt, tensorrt_open
 from stronglens.engine.backends.cuda import Cuda
+from stronglens.engine.backends.ort import OrtBackend
 from stronglens.engine.backends.tensorrt_open import open_tensorrt
 
 PARITY = {"float32": {"max_abs_dp": 1e-6}, "float16": {"max_abs_dp": 1e-3}}
@@ -49,3 +50,8 @@ class Machine:
 def opened(trt, plan, module=tensorrt, **options):
     """A backend on a plan, on the GPU of a fake TensorRT."""
     return module.TensorRtBackend(trt, Cuda(trt.gpu), plan, **options)
+
+
+def open_cuda(bundle, **options):
+    """ONNX Runtime on the `FakeGpu` that is installed."""
+    return OrtBackend(bundle.graph("float32"), device="cuda", **options)

@@ -12,7 +12,7 @@ from stronglens.engine.backends.cuda import load_cuda
 from stronglens.engine.errors import BackendError
 from stronglens.engine.machine import count_gpus
 
-pytest_plugins = ["tensorrt_fixtures"]
+pytest_plugins = ["gpu_fixtures"]
 
 SIDE = tiny_model.SIZE
 

@@ -6,16 +6,15 @@ import pytest
 import tiny_model
 from fake_machine import opened
 from fake_tensorrt_run import SCRATCH
+from tiny_model import X_BYTES
 
 from stronglens.engine.backends.cuda import OutOfMemoryError
 from stronglens.engine.backends.tensorrt import LANES, TensorRtBackend
 from stronglens.engine.backends.tensorrt_build import SLICE
 
-pytest_plugins = ["tensorrt_fixtures"]
+pytest_plugins = ["gpu_fixtures"]
 
 SIDE = tiny_model.SIZE
-X_BYTES = 4 * SIDE * SIDE
-"""of one cutout"""
 
 
 @pytest.mark.parametrize("n", [1, SLICE - 1, SLICE, SLICE + 1, 2 * SLICE, 5 * SLICE, 3 * SLICE + 7])

@@ -11,7 +11,7 @@ from stronglens.engine.backends.cuda import OutOfMemoryError
 from stronglens.engine.backends.tensorrt_build import BATCH, build_plan
 from stronglens.engine.errors import BackendError
 
-pytest_plugins = ["tensorrt_fixtures"]
+pytest_plugins = ["gpu_fixtures"]
 
 
 def test_a_plan_is_built_as_it_must_be(trt):

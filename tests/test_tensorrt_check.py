@@ -11,7 +11,7 @@ from stronglens.engine.backends.tensorrt_check import count_convolutions, fixed_
 from stronglens.engine.errors import BackendError
 from stronglens.engine.golden import tolerance
 
-pytest_plugins = ["tensorrt_fixtures"]
+pytest_plugins = ["gpu_fixtures"]
 
 
 def test_a_plan_that_answers_otherwise_is_refused_and_not_kept(one, bundle, cache):

@@ -15,7 +15,7 @@ from stronglens.engine.backends.cuda import Cuda, OutOfMemoryError
 from stronglens.engine.backends.tensorrt_build import SLICE
 from stronglens.engine.errors import BackendError
 
-pytest_plugins = ["tensorrt_fixtures"]
+pytest_plugins = ["gpu_fixtures"]
 
 SIDE = tiny_model.SIZE
 

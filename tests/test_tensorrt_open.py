@@ -17,7 +17,7 @@ from stronglens.engine.errors import BackendError, BundleError
 from stronglens.engine.golden import replay
 from stronglens.engine.pipeline import classify
 
-pytest_plugins = ["tensorrt_fixtures"]
+pytest_plugins = ["gpu_fixtures"]
 
 
 def test_the_first_run_builds_checks_and_keeps_and_the_next_does_not(machine, bundle, cache, rng):

@@ -8,6 +8,8 @@ from stronglens.engine.bundle import Golden, write_bundle
 from stronglens.engine.preprocess import PreprocessSpec, prepare
 
 SIZE = 12
+X_BYTES = 4 * SIZE * SIZE
+"""of one cutout"""
 CLASSES = ["no", "sphere", "vort"]
 SPEC = PreprocessSpec(size=SIZE, mode="minmax")
 WEIGHT_PK = np.random.default_rng(7).normal(size=(SIZE * SIZE, len(CLASSES))).astype(np.float32)

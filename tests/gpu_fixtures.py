@@ -1,6 +1,7 @@
-"""Fixtures of the tests of TensorRT: named in their `pytest_plugins`."""
+"""Fixtures of the tests on fake GPUs, which name this module in their `pytest_plugins`."""
 
 import fake_cuda
+import fake_ort
 import fake_tensorrt
 import pytest
 import tiny_model
@@ -44,3 +45,13 @@ def machine(request, monkeypatch, cache):
 @pytest.fixture
 def one(monkeypatch, cache):
     return Machine(monkeypatch)
+
+
+@pytest.fixture
+def cudart():
+    return fake_ort.FakeCudart()
+
+
+@pytest.fixture
+def ort_gpu(monkeypatch, cudart):
+    return fake_ort.FakeGpu().install(monkeypatch, cudart=cudart)
