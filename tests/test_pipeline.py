@@ -20,7 +20,6 @@ from stronglens.engine.golden import replay, tolerance
 from stronglens.engine.machine import usable_cores
 from stronglens.engine.pipeline import classify
 from stronglens.engine.preprocess import prepare
-from stronglens.engine.progress import Progress, describe, duration
 from stronglens.engine.scoring import auto_workers, score
 
 
@@ -269,26 +268,6 @@ def test_numbers_chosen_for_the_user():
     assert usable_cores() >= 1
 
 
-def test_progress_on_a_terminal_and_in_a_log(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("stronglens.engine.progress.time.monotonic", lambda: now[0])
-    terminal, log = io.StringIO(), io.StringIO()
-    terminal.isatty = lambda: True
-    for stream in (terminal, log):
-        now[0] = 0.0
-        with Progress(1000, stream) as progress:
-            for _ in range(100):
-                now[0] += 1.0
-                progress.add(10)
-    assert log.getvalue().splitlines() == [
-        "300 of 1,000 cutouts, 10/s, 1 min 10 s left",
-        "600 of 1,000 cutouts, 10/s, 40.0 s left",
-        "900 of 1,000 cutouts, 10/s, 10.0 s left",
-    ]
-    assert terminal.getvalue().count("\r") == 101
-    assert terminal.getvalue().endswith("\r\x1b[2K")
-
-
 class GoneAway(io.StringIO):
     def write(self, text):
         raise BrokenPipeError
@@ -298,9 +277,3 @@ def test_a_reader_of_the_progress_may_go_away(catalog, bundle, tmp_path):
     out = tmp_path / "preds.csv"
     report = classify([catalog], model=bundle.path, out=out, stderr=GoneAway())
     assert len(rows(out)) == report.inputs == 44
-
-
-def test_durations_in_words():
-    spoken = {3.21: "3.2 s", 250: "4 min 10 s", 5 * 3600 + 180: "5 h 03 min", 187200: "2 d 04 h"}
-    assert {seconds: duration(seconds) for seconds in spoken} == spoken
-    assert describe(0, 10, 0.0) == "0 of 10 cutouts, 0/s, unknown left"
