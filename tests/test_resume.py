@@ -211,6 +211,27 @@ def test_two_commands_on_one_output(catalog, bundle, tmp_path):
     assert not (tmp_path / "preds.csv").exists()
 
 
+def test_the_best_candidates_are_a_table_of_their_own(catalog, tmp_path):
+    curve = {"fpr": [0.0, 0.04, 0.2], "tpr": [0.1, 0.5, 0.9], "threshold": [0.99, 0.6, 0.1]}
+    metrics = {"roc_curve": {"vort": curve}, "counts": {"no": 20, "sphere": 30, "vort": 9}}
+    metrics |= {"split": "validation", "simulated": False}
+    bundle = tiny_model.make_bundle(tmp_path / "tiny", metrics=metrics)
+    report, _ = run(catalog, bundle, tmp_path / "preds.csv", top=8, max_fpr=0.1, target="vort")
+    by_score = sorted(
+        (row for row in rows(tmp_path / "preds.csv") if float(row["p_vort"] or 0) >= 0.6),
+        key=lambda row: -float(row["p_vort"]),
+    )
+    assert rows(tmp_path / "preds.top.csv") == by_score[:8]
+    assert f"the best 8 of {len(by_score)} with p_vort ≥ 0.6" in str(report)
+    assert "in validation (50 real others) let 0.04 of them pass, and 0.5 of the class" in str(
+        report
+    )
+    with pytest.raises(ConfigError, match="the smallest is"):
+        run(catalog, bundle, tmp_path / "preds.csv", max_fpr=0.001, target="vort")
+    with pytest.raises(ConfigError, match="which class are candidates of"):
+        run(catalog, bundle, tmp_path / "preds.csv", top=3)
+
+
 def test_the_receipt_says_which_run_it_was(catalog, bundle, tmp_path):
     run(catalog, bundle, tmp_path / "preds.csv")
     receipt = json.loads((tmp_path / "preds.csv.receipt.json").read_text())

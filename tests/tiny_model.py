@@ -59,7 +59,9 @@ def graph(nan_above=None, size=SIZE):
     return model.SerializeToString()
 
 
-def make_bundle(path, *, onnx_bytes=None, parity=None, golden=None, classes=CLASSES, files=None):
+def make_bundle(
+    path, *, onnx_bytes=None, parity=None, golden=None, classes=CLASSES, files=None, metrics=None
+):
     """Write a bundle that holds the net; its golden batch is right unless one is given."""
     return write_bundle(
         path,
@@ -69,7 +71,7 @@ def make_bundle(path, *, onnx_bytes=None, parity=None, golden=None, classes=CLAS
         classes=classes,
         preprocess=SPEC,
         outputs=["prob", "encoding"],
-        metrics={},
+        metrics=metrics or {},
         data={},
         recipe={},
         versions={},
