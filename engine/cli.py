@@ -12,7 +12,8 @@ from stronglens.engine.options import (
     i_of_n,
     list_options,
     share_or_count,
-    survive_any_name,
+    survive_any_terminal,
+    tell,
 )
 from stronglens.engine.signals import Signals
 
@@ -38,7 +39,7 @@ class TooManyRejected(click.ClickException):
     "--out",
     type=click.Path(path_type=Path),
     default=Path("preds.csv"),
-    help="File to write; its ending says the format (.csv).",
+    help="File to write; its ending says the format: .csv .parquet .fits .vot.",
 )
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where the model runs.")
 @click.option(
@@ -139,7 +140,7 @@ def main(
     Exit status: 0 all scored, 1 an error or a stop, 2 wrong usage, 3 some rejected, 4 too many
     rejected.
     """
-    survive_any_name()
+    survive_any_terminal()
     if doctor:
         _diagnose(model)
         return
@@ -159,7 +160,7 @@ def main(
         if plan:
             from stronglens.engine.plan import make_plan
 
-            click.echo(make_plan(inputs, model=model, out=out, wanted=wishes, config=config))
+            tell(make_plan(inputs, model=model, out=out, wanted=wishes, config=config))
             return
         from stronglens.engine.pipeline import classify
 
@@ -173,7 +174,7 @@ def main(
             many = isinstance(err, TooManyRejectedError)
             raise (TooManyRejected if many else click.ClickException)(str(err)) from err
         raise
-    click.echo(report)
+    tell(report)
     if report.rejected:
         sys.exit(SOME_REJECTED)
 
@@ -189,4 +190,4 @@ def _diagnose(model: Path | None) -> None:
     from stronglens.engine.doctor import diagnose
 
     for line in diagnose(model):
-        click.echo(line)
+        tell(line)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from stronglens.engine.options import survive_any_name
+from stronglens.engine.options import survive_any_terminal, tell
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -37,7 +37,7 @@ def main(out: Path, encodings: Path | None, top: int | None, target: str) -> Non
 
     Exit status: 0 done, 1 an error and nothing written, 2 wrong usage, 3 done but some rejected.
     """
-    survive_any_name()
+    survive_any_terminal()
     from stronglens.engine.errors import LensError
 
     try:
@@ -50,6 +50,6 @@ def main(out: Path, encodings: Path | None, top: int | None, target: str) -> Non
         report = merge(out, top=gather, encodings=encodings)
     except LensError as err:
         raise click.ClickException(str(err)) from err
-    click.echo(report)
+    tell(report)
     if report.rejected:
         sys.exit(3)

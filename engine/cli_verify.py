@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from stronglens.engine.config import DEVICES, PRECISIONS, EngineConfig, Wanted
-from stronglens.engine.options import list_options, survive_any_name
+from stronglens.engine.options import list_options, survive_any_terminal, tell
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -49,7 +49,7 @@ def main(
 
     Exit status: 0 verified, 1 it is not, or an error, 2 wrong usage.
     """
-    survive_any_name()
+    survive_any_terminal()
     from stronglens.engine.errors import LensError
 
     try:
@@ -67,6 +67,6 @@ def main(
         )
     except LensError as err:
         raise click.ClickException(str(err)) from err
-    click.echo(verdict)
+    tell(verdict)
     if verdict.problems:
         sys.exit(1)

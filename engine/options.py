@@ -1,5 +1,6 @@
 """What the options of lens-infer, lens-verify and lens-merge have in common."""
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -69,7 +70,27 @@ def list_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def survive_any_name() -> None:
-    """Let the terminal show names that it has no characters for."""
+def survive_any_terminal() -> None:
+    """Let the terminal lack characters that names have, or be closed.
+
+    A closed descriptor's number would go to the next file that is opened, the output say, and
+    what libraries print would land in it.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def tell(text: object) -> None:
+    """Print what a command ends with; its files are written, whether somebody reads this or not."""
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except OSError:  # a pipe that was closed, or a log on a full disk
+        # what is still in the buffer would fail again when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -95,8 +95,9 @@ class Parts:
         try:
             self.end_part()
         finally:
-            if self._removed or not self._numbered():
-                shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # somebody may have removed the folder
+                if self._removed or not self._numbered():
+                    shutil.rmtree(self.folder, ignore_errors=True)
             os.close(self._lock)
 
     # ------------------------------------------------------------ who writes, and what
