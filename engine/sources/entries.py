@@ -1,6 +1,6 @@
 """One cutout of a listing, as text: what every format lists, and what `Names` keeps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -48,6 +48,26 @@ class Entry:
     def id(self) -> str:
         """What its row is called."""
         return self.name or (f"{self.path}#{self.inside}" if self.inside else self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A cutout that its entry tells all about; nothing is opened before it is read."""
+
+    entry: Entry
+    band: str
+    """which band to take, "" where it has none"""
+    reader: Callable[[Entry, str], NDArray[Any]]
+    """what its format reads an entry with, or one band of it"""
+
+    @property
+    def id(self) -> str:
+        """What its row is called."""
+        return self.entry.id
+
+    def read(self) -> NDArray[Any]:
+        """Return the array as stored; raise CutoutError as the reader of its format says."""
+        return self.reader(self.entry, self.band)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,14 +18,13 @@ reaches a library that would read more into it than a name, as cfitsio does into
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError, InputError
-from stronglens.engine.sources.entries import Choice, Entry, Many, pick_band
+from stronglens.engine.sources.entries import Choice, Cutout, Entry, Listed, Many, pick_band
 from stronglens.engine.sources.fits_pixels import Image, image_of, pixels_of, refuse_bomb
 from stronglens.engine.sources.fits_tiles import astropy_fits
 from stronglens.engine.sources.fits_units import Bytes, in_memory, opened, units
@@ -36,35 +35,23 @@ ENDINGS: tuple[str, ...] = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".ft
 MANY: Many = "maybe"
 
 
-@dataclass(frozen=True, slots=True)
-class FitsCutout:
-    """A cutout in a FITS file."""
+def read(entry: Entry, band: str) -> NDArray[Any]:
+    """Return H×W in physical units: BSCALE and BZERO applied, NaN where BLANK.
 
-    entry: Entry
-    band: str
+    Integers stay integers where they are not scaled, or only shifted to be unsigned.
 
-    @property
-    def id(self) -> str:
-        """What its row is called."""
-        return self.entry.id
-
-    def read(self) -> NDArray[Any]:
-        """Return H×W in physical units: BSCALE and BZERO applied, NaN where BLANK.
-
-        Integers stay integers where they are not scaled, or only shifted to be unsigned.
-
-        Raises:
-            CutoutError: MISSING, UNREADABLE, MALFORMED, or SHAPE where there is no such image,
-                more than one to choose from, or one that is too large.
-        """
-        path, inside = self.entry.path, self.entry.inside
-        with opened(path) as file:
-            images = _kept_images(path) if inside else images_in(file)[0]
-            return _chosen(path, file, images, inside, self.band)
+    Raises:
+        CutoutError: MISSING, UNREADABLE, MALFORMED, or SHAPE where there is no such image,
+            more than one to choose from, or one that is too large.
+    """
+    path, inside = entry.path, entry.inside
+    with opened(path) as file:
+        images = _kept_images(path) if inside else images_in(file)[0]
+        return _chosen(path, file, images, inside, band)
 
 
 def decode(data: bytes, band: str) -> NDArray[Any]:
-    """Return the image in the bytes of a whole file, plain or gzipped; see `FitsCutout.read`."""
+    """Return the image in the bytes of a whole file, plain or gzipped; see `read`."""
     file = in_memory(data)
     return _chosen("", file, images_in(file)[0], "", band)
 
@@ -75,9 +62,9 @@ def _chosen(path: str, file: Bytes, images: list[Image], inside: str, band: str)
     return pick_band(pixels, band) if band and pixels.ndim == 3 else pixels
 
 
-def cutout(entry: Entry, band: str) -> FitsCutout:
+def cutout(entry: Entry, band: str) -> Cutout:
     """Return a cutout of a listing, or a whole file; nothing is opened yet."""
-    return FitsCutout(entry, band)
+    return Listed(entry, band, read)
 
 
 def entries(path: str, inside: str, choice: Choice) -> Iterator[Entry] | None:

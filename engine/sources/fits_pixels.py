@@ -68,7 +68,7 @@ def image_of(unit: Unit) -> Image | None:
 
 
 def pixels_of(path: str, file: Bytes, image: Image, plane: int | None) -> NDArray[Any]:
-    """Return an image or one plane of it, as `fits.FitsCutout.read` says."""
+    """Return an image or one plane of it, as `fits.read` says."""
     shape = image.shape if plane is None else image.shape[1:]
     stored, result = np.dtype(DTYPES[image.bits]), _physical(image)
     size = math.prod(shape) * stored.itemsize

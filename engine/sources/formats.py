@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NoReturn
 
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError
 from stronglens.engine.sources import fits, hdf5, images, npz, parquet, stacks, tar, zarrs
-from stronglens.engine.sources.entries import Choice, Cutout, Entry, Format, ending
+from stronglens.engine.sources.entries import Choice, Cutout, Entry, Format, Listed, ending
 from stronglens.engine.sources.images import ImageCutout
 from stronglens.engine.sources.npy import NpyCutout
 
@@ -47,23 +46,12 @@ def cutout_of(entry: Entry, choice: Choice) -> Cutout:
     """Return the cutout that an entry means; nothing is opened."""
     form = FORMATS.get(ending(entry.path))
     if form is None or (form.MANY == "never" and entry.inside):
-        return Unknown(entry)
+        return Listed(entry, "", _unread)
     return form.cutout(entry, choice.band)
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """A row whose path is of no format that is read, or names a part of a picture."""
-
-    entry: Entry
-
-    @property
-    def id(self) -> str:
-        """What its row is called."""
-        return self.entry.id
-
-    def read(self) -> NoReturn:
-        """Raise CutoutError, MISSING or UNREADABLE."""
-        if not os.path.lexists(self.entry.path):
-            raise CutoutError(Flag.MISSING, "no such file")
-        raise CutoutError(Flag.UNREADABLE, "no format that is read, or no part of a file")
+def _unread(entry: Entry, band: str) -> NoReturn:
+    """Raise CutoutError, MISSING or UNREADABLE."""
+    if not os.path.lexists(entry.path):
+        raise CutoutError(Flag.MISSING, "no such file")
+    raise CutoutError(Flag.UNREADABLE, "no format that is read, or no part of a file")

@@ -36,7 +36,7 @@ from stronglens.engine.sources.arrays import (
     the_images,
 )
 from stronglens.engine.sources.chunks import most_stored
-from stronglens.engine.sources.entries import Choice, Entry, Many
+from stronglens.engine.sources.entries import Choice, Cutout, Entry, Listed, Many
 from stronglens.engine.sources.kept import BLOCK_BYTES, OPEN_FILES, Identity, Kept, identity
 
 if TYPE_CHECKING:
@@ -62,34 +62,22 @@ class _Plan:
     chunks: tuple[int, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Hdf5Cutout:
-    """A cutout in an HDF5 file."""
+def read(entry: Entry, band: str) -> NDArray[Any]:
+    """Return the array as stored, read-only.
 
-    entry: Entry
-    band: str
-
-    @property
-    def id(self) -> str:
-        """What its row is called."""
-        return self.entry.id
-
-    def read(self) -> NDArray[Any]:
-        """Return the array as stored, read-only.
-
-        Raises:
-            CutoutError: MISSING (also where its pixels were never written), UNREADABLE (also
-                where a filter is not installed), MALFORMED, DTYPE or SHAPE.
-        """
-        try:
-            return one_band(_pixels(self.entry), self.band)
-        except InputError as err:
-            raise CutoutError(Flag.SHAPE, str(err)) from err
+    Raises:
+        CutoutError: MISSING (also where its pixels were never written), UNREADABLE (also
+            where a filter is not installed), MALFORMED, DTYPE or SHAPE.
+    """
+    try:
+        return one_band(_pixels(entry), band)
+    except InputError as err:
+        raise CutoutError(Flag.SHAPE, str(err)) from err
 
 
-def cutout(entry: Entry, band: str) -> Hdf5Cutout:
+def cutout(entry: Entry, band: str) -> Cutout:
     """Return a cutout of a listing; nothing is opened yet."""
-    return Hdf5Cutout(entry, band)
+    return Listed(entry, band, read)
 
 
 def entries(path: str, inside: str, choice: Choice) -> Iterator[Entry]:

@@ -10,7 +10,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -18,7 +17,15 @@ from numpy.typing import NDArray
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError
 from stronglens.engine.sources import zips
-from stronglens.engine.sources.entries import Choice, Cutout, Entry, Many, no_cutout, pick_band
+from stronglens.engine.sources.entries import (
+    Choice,
+    Cutout,
+    Entry,
+    Listed,
+    Many,
+    no_cutout,
+    pick_band,
+)
 from stronglens.engine.sources.files import HEAD_BYTES, MAX_BYTES, reasons
 from stronglens.engine.sources.handles import OpenFile, opened
 from stronglens.engine.sources.index import INDICES, Index
@@ -36,42 +43,31 @@ Asked = tuple[int, zips.Member, str]
 ADDRESS = re.compile("@([0-9]{1,18})(?:#([0-9]{1,18}))?")
 
 
-@dataclass(frozen=True, slots=True)
-class NpzCutout:
-    """A cutout in an archive."""
+def read(entry: Entry, band: str) -> NDArray[Any]:
+    """Return the array as stored, read-only.
 
-    entry: Entry
-    band: str
+    Raises:
+        CutoutError: MISSING, UNREADABLE, MALFORMED, DTYPE or SHAPE.
+    """
+    address = ADDRESS.fullmatch(entry.inside)
+    if address is None:
+        raise _unnamed(entry)
+    file, key = opened(entry.path)
+    at, number = int(address[1]), address[2]
+    if number is None:
+        raw = _whole(file, zips.member(file, at))
+    else:
+        raw = _STACKS.get((key, at), lambda: _stack(file, at)).plane(number)
+    return pick_band(raw, band) if band else raw
 
-    @property
-    def id(self) -> str:
-        """What its row is called."""
-        return self.entry.id
 
-    def read(self) -> NDArray[Any]:
-        """Return the array as stored, read-only.
-
-        Raises:
-            CutoutError: MISSING, UNREADABLE, MALFORMED, DTYPE or SHAPE.
-        """
-        address = ADDRESS.fullmatch(self.entry.inside)
-        if address is None:
-            raise self._unnamed()
-        file, key = opened(self.entry.path)
-        at, number = int(address[1]), address[2]
-        if number is None:
-            raw = _whole(file, zips.member(file, at))
-        else:
-            raw = _STACKS.get((key, at), lambda: _stack(file, at)).plane(number)
-        return pick_band(raw, self.band) if self.band else raw
-
-    def _unnamed(self) -> CutoutError:
-        """Return why there is no cutout where none was listed."""
-        path, inside = self.entry.path, self.entry.inside
-        if inside:
-            opened(path)
-            return CutoutError(Flag.MISSING, f"no array {inside} in it")
-        return no_cutout(entries(path, "", Choice(stacked=True)))
+def _unnamed(entry: Entry) -> CutoutError:
+    """Return why there is no cutout where none was listed."""
+    path, inside = entry.path, entry.inside
+    if inside:
+        opened(path)
+        return CutoutError(Flag.MISSING, f"no array {inside} in it")
+    return no_cutout(entries(path, "", Choice(stacked=True)))
 
 
 def entries(path: str, inside: str, choice: Choice) -> Generator[Entry, None, int]:
@@ -92,7 +88,7 @@ def entries(path: str, inside: str, choice: Choice) -> Generator[Entry, None, in
 
 def cutout(entry: Entry, band: str) -> Cutout:
     """Return a cutout of an archive."""
-    return NpzCutout(entry, band)
+    return Listed(entry, band, read)
 
 
 def _all(file: OpenFile) -> Iterator[Asked]:

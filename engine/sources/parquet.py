@@ -9,7 +9,6 @@ import bisect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -19,7 +18,7 @@ from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.sources.arrays import ID_NAMES, MAX_CUTOUTS, part
 from stronglens.engine.sources.cells import holds_cutouts, holds_ids, pixels_of, shape_of, texts
-from stronglens.engine.sources.entries import Choice, Entry, Many
+from stronglens.engine.sources.entries import Choice, Cutout, Entry, Listed, Many
 from stronglens.engine.sources.kept import BLOCK_BYTES, OPEN_FILES, Identity, Kept, identity
 
 ENDINGS: tuple[str, ...] = (".parquet", ".pq")
@@ -38,40 +37,28 @@ _BLOCKS: Kept[Any] = Kept(BLOCK_BYTES, weigh=lambda block: int(block.nbytes))
 """arrays of pyarrow; a reader is used only while one is made, so by one thread at a time"""
 
 
-@dataclass(frozen=True, slots=True)
-class ParquetCutout:
-    """A cutout in a parquet file."""
+def read(entry: Entry, band: str) -> NDArray[Any]:
+    """Return the array as stored; a null pixel is NaN.
 
-    entry: Entry
-    band: str
-
-    @property
-    def id(self) -> str:
-        """What its row is called."""
-        return self.entry.id
-
-    def read(self) -> NDArray[Any]:
-        """Return the array as stored; a null pixel is NaN.
-
-        Raises:
-            CutoutError: MISSING (also where the cell is null), UNREADABLE, MALFORMED, DTYPE or
-                SHAPE.
-        """
-        name, row = part(self.entry.inside)
-        if row is None:
-            raise CutoutError(Flag.SHAPE, f"names no row: {self.entry.path}#0 is the first")
-        try:
-            key = identity(self.entry.path)
-            with mapped():
-                cells, i, shape = _cells(key, name, row)
-                return pixels_of(cells, i, shape, self.band)
-        except InputError as err:
-            raise CutoutError(Flag.SHAPE, str(err)) from err
+    Raises:
+        CutoutError: MISSING (also where the cell is null), UNREADABLE, MALFORMED, DTYPE or
+            SHAPE.
+    """
+    name, row = part(entry.inside)
+    if row is None:
+        raise CutoutError(Flag.SHAPE, f"names no row: {entry.path}#0 is the first")
+    try:
+        key = identity(entry.path)
+        with mapped():
+            cells, i, shape = _cells(key, name, row)
+            return pixels_of(cells, i, shape, band)
+    except InputError as err:
+        raise CutoutError(Flag.SHAPE, str(err)) from err
 
 
-def cutout(entry: Entry, band: str) -> ParquetCutout:
+def cutout(entry: Entry, band: str) -> Cutout:
     """Return a cutout of a listing; nothing is opened yet."""
-    return ParquetCutout(entry, band)
+    return Listed(entry, band, read)
 
 
 def entries(path: str, inside: str, choice: Choice) -> Iterator[Entry]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError, InputError
-from stronglens.engine.sources.entries import Banded, Choice, Cutout, Entry, Many, pick_band
+from stronglens.engine.sources.entries import Banded, Choice, Cutout, Entry, Listed, Many, pick_band
 from stronglens.engine.sources.files import HEAD_BYTES, MAX_BYTES
 from stronglens.engine.sources.handles import OpenFile, opened
 from stronglens.engine.sources.kept import OPEN_FILES, Kept
@@ -48,22 +48,10 @@ class StoredArray:
         return plane[..., 0] if plane.ndim == 3 and shape[2] == 1 else plane
 
 
-@dataclass(frozen=True, slots=True)
-class PlaneCutout:
-    """A cutout in a stack; its entry's `inside` is its number."""
-
-    entry: Entry
-    band: str
-
-    @property
-    def id(self) -> str:
-        """What its row is called."""
-        return self.entry.id
-
-    def read(self) -> NDArray[Any]:
-        """Return the array as stored, read-only; raise CutoutError as `StoredArray.plane`."""
-        raw = _stored(self.entry.path).plane(self.entry.inside)
-        return pick_band(raw, self.band) if self.band else raw
+def read(entry: Entry, band: str) -> NDArray[Any]:
+    """Return the array as stored, read-only; raise CutoutError as `StoredArray.plane`."""
+    raw = _stored(entry.path).plane(entry.inside)
+    return pick_band(raw, band) if band else raw
 
 
 def entries(path: str, inside: str, choice: Choice) -> Iterator[Entry] | None:
@@ -77,7 +65,7 @@ def entries(path: str, inside: str, choice: Choice) -> Iterator[Entry] | None:
 def cutout(entry: Entry, band: str) -> Cutout:
     """Return a cutout of a stack, or the only one of a file."""
     if entry.inside:
-        return PlaneCutout(entry, band)
+        return Listed(entry, band, read)
     whole = NpyCutout(entry.path, entry.name)
     return Banded(whole, band) if band else whole
 

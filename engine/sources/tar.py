@@ -6,7 +6,6 @@ An entry's `inside` says where the member's bytes begin and how many they are; i
 
 import re
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from stronglens.engine.sources.entries import (
     Choice,
     Cutout,
     Entry,
+    Listed,
     Many,
     ending,
     no_cutout,
@@ -52,43 +52,32 @@ DECODERS: dict[str, Callable[[bytes, str], NDArray[Any]]] = {
 """what reads a member, by the ending of its name"""
 
 
-@dataclass(frozen=True, slots=True)
-class TarCutout:
-    """A cutout in an archive."""
+def read(entry: Entry, band: str) -> NDArray[Any]:
+    """Return the array as stored.
 
-    entry: Entry
-    band: str
+    Raises:
+        CutoutError: MISSING, UNREADABLE, MALFORMED, DTYPE or SHAPE.
+    """
+    address = ADDRESS.fullmatch(entry.inside)
+    decode = DECODERS.get(address[4]) if address else None
+    if address is None or decode is None:
+        raise _unnamed(entry)
+    file, _ = opened(entry.path)
+    start, size = int(address[1]), int(address[3])
+    if address[2] == "~":
+        raise CutoutError(Flag.UNREADABLE, "a sparse member: pack it without --sparse")
+    if size > MAX_BYTES:
+        raise CutoutError(Flag.SHAPE, f"{size} bytes")
+    return decode(file.read(start, size), band)
 
-    @property
-    def id(self) -> str:
-        """What its row is called."""
-        return self.entry.id
 
-    def read(self) -> NDArray[Any]:
-        """Return the array as stored.
-
-        Raises:
-            CutoutError: MISSING, UNREADABLE, MALFORMED, DTYPE or SHAPE.
-        """
-        address = ADDRESS.fullmatch(self.entry.inside)
-        decode = DECODERS.get(address[4]) if address else None
-        if address is None or decode is None:
-            raise self._unnamed()
-        file, _ = opened(self.entry.path)
-        start, size = int(address[1]), int(address[3])
-        if address[2] == "~":
-            raise CutoutError(Flag.UNREADABLE, "a sparse member: pack it without --sparse")
-        if size > MAX_BYTES:
-            raise CutoutError(Flag.SHAPE, f"{size} bytes")
-        return decode(file.read(start, size), self.band)
-
-    def _unnamed(self) -> CutoutError:
-        """Return why there is no cutout where none was listed."""
-        path, inside = self.entry.path, self.entry.inside
-        if inside:
-            opened(path)
-            return CutoutError(Flag.MISSING, f"no member {inside} in it")
-        return no_cutout(entries(path, "", Choice(stacked=True)))
+def _unnamed(entry: Entry) -> CutoutError:
+    """Return why there is no cutout where none was listed."""
+    path, inside = entry.path, entry.inside
+    if inside:
+        opened(path)
+        return CutoutError(Flag.MISSING, f"no member {inside} in it")
+    return no_cutout(entries(path, "", Choice(stacked=True)))
 
 
 def entries(path: str, inside: str, choice: Choice) -> Generator[Entry, None, int]:
@@ -130,7 +119,7 @@ _INDICES: Kept[Index] = Kept(INDICES)
 
 def cutout(entry: Entry, band: str) -> Cutout:
     """Return a cutout of an archive."""
-    return TarCutout(entry, band)
+    return Listed(entry, band, read)
 
 
 def _address(member: Member) -> str:

@@ -23,7 +23,7 @@ from stronglens.engine.sources.arrays import (
     the_ids,
     the_images,
 )
-from stronglens.engine.sources.entries import Choice, Entry, Many
+from stronglens.engine.sources.entries import Choice, Cutout, Entry, Listed, Many
 from stronglens.engine.sources.files import reasons
 from stronglens.engine.sources.kept import BLOCK_BYTES, Kept, identity
 from stronglens.engine.sources.zarr_meta import Meta, arrays_in, key_file, meta_of
@@ -36,37 +36,25 @@ _ARRAYS: Kept["_Open"] = Kept(1 << 6)
 _BLOCKS: Kept[NDArray[Any]] = Kept(BLOCK_BYTES, weigh=lambda block: block.nbytes)
 
 
-@dataclass(frozen=True, slots=True)
-class ZarrCutout:
-    """A cutout in a zarr store."""
+def read(entry: Entry, band: str) -> NDArray[Any]:
+    """Return the array as stored, read-only.
 
-    entry: Entry
-    band: str
-
-    @property
-    def id(self) -> str:
-        """What its row is called."""
-        return self.entry.id
-
-    def read(self) -> NDArray[Any]:
-        """Return the array as stored, read-only.
-
-        Raises:
-            CutoutError: MISSING (also where a chunk is absent), UNREADABLE (also where a codec is
-                not to be used), MALFORMED, DTYPE or SHAPE.
-        """
-        name, row = part(self.entry.inside)
-        try:
-            folder = _folder(self.entry.path, name)
-            key = identity(key_file(folder))
-            return one_band(_pixels(folder, key, row), self.band)
-        except InputError as err:
-            raise CutoutError(Flag.SHAPE, str(err)) from err
+    Raises:
+        CutoutError: MISSING (also where a chunk is absent), UNREADABLE (also where a codec is
+            not to be used), MALFORMED, DTYPE or SHAPE.
+    """
+    name, row = part(entry.inside)
+    try:
+        folder = _folder(entry.path, name)
+        key = identity(key_file(folder))
+        return one_band(_pixels(folder, key, row), band)
+    except InputError as err:
+        raise CutoutError(Flag.SHAPE, str(err)) from err
 
 
-def cutout(entry: Entry, band: str) -> ZarrCutout:
+def cutout(entry: Entry, band: str) -> Cutout:
     """Return a cutout of a listing; nothing is opened yet."""
-    return ZarrCutout(entry, band)
+    return Listed(entry, band, read)
 
 
 def entries(path: str, inside: str, choice: Choice) -> Iterator[Entry]:
