@@ -1,21 +1,27 @@
 """Faults of files that need the system's help: each costs its own row, or is refused at once."""
 
 import errno
+import io
+import json
 import os
+import pickle
 import subprocess
 import sys
 import tracemalloc
 from collections import deque
 
 import numpy as np
+import onnx
 import pytest
 import tiny_model
 from commands import command, rows
 from tiny_model import SIZE, SPEC
 
 from stronglens.engine.batches import Flag, Scores
-from stronglens.engine.errors import CutoutError
+from stronglens.engine.bundle import MANIFEST, sha256
+from stronglens.engine.errors import CutoutError, LensError
 from stronglens.engine.feed import feed
+from stronglens.engine.pipeline import classify
 from stronglens.engine.sources import files, open_source
 from stronglens.engine.sources.npy import NpyCutout
 
@@ -177,3 +183,50 @@ def test_a_score_that_is_no_number_is_a_rejected_row(rng):
     scores: Scores = score(batch, Overflows(), 2, 0)
     assert [Flag(flag).name for flag in scores.flags_B] == ["OK", "UNSCORED"]
     assert np.isnan(scores.prob_BK[1]).all() and not np.isnan(scores.prob_BK[0]).any()
+
+
+# ---------------------------------------------------------------- models
+
+
+def changed_manifest(bundle, **changes):
+    file = bundle / MANIFEST
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize("name", ["model.pth", "folder"])
+def test_a_pickled_checkpoint_is_no_model(tmp_path, good, name):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "model.pth", tmp_path / "folder" / "model.pth"):
+        path.write_bytes(pickle.dumps(Untouchable()))
+    done = command("lens-infer", "good.npy", "--model", name, cwd=tmp_path, status=1)
+    assert f"{name} is not a model bundle: it has no manifest.json" in done.stderr
+
+
+class Untouchable:
+    def __reduce__(self):
+        return (os._exit, (77,))
+
+
+def refused(bundle, good, message):
+    out = good.parent / "preds.csv"
+    with pytest.raises(LensError, match=message):
+        classify([good], model=bundle, out=out, stderr=io.StringIO())
+    assert {path.name for path in good.parent.iterdir()} == {"bundles", "good.npy"}
+
+
+def test_other_classes_and_other_preprocessing_are_refused(bundle, good):
+    changed_manifest(bundle, classes=tiny_model.CLASSES[::-1])
+    refused(bundle, good, "was made for the classes no, sphere, vort, and its manifest says vort")
+    spec = {**SPEC.to_dict(), "mode": "asinh"}
+    changed_manifest(bundle, classes=tiny_model.CLASSES, preprocess=spec)
+    refused(bundle, good, "golden cutout 0 is prepared differently here")
+
+
+def test_a_graph_of_operators_that_nobody_knows_is_refused(bundle, good):
+    model = onnx.load(bundle / "model.onnx")
+    model.opset_import[0].version = 99
+    model.graph.node[0].op_type = "OfTheFuture"
+    (bundle / "model.onnx").write_bytes(model.SerializeToString())
+    files = json.loads((bundle / MANIFEST).read_text())["files"]
+    changed_manifest(bundle, files=files | {"model.onnx": sha256(bundle / "model.onnx")})
+    refused(bundle, good, "cannot load")

@@ -225,7 +225,7 @@ def test_what_has_its_name_is_on_the_disk(tmp_path, monkeypatch):
     fsync, replace = os.fsync, os.replace
 
     def note_fsync(fd):
-        done.append(f"sync {Path(os.readlink(f'/proc/self/fd/{fd}')).name.split('.')[-1]}")
+        done.append(f"sync {Path(f'/proc/self/fd/{fd}').readlink().name.split('.')[-1]}")
         fsync(fd)
 
     def note_replace(source, target):
