@@ -2,20 +2,11 @@
 
 import numpy as np
 import pytest
+from cutouts import flag_of, ids
 
 from stronglens.engine.batches import Column, Flag
-from stronglens.engine.errors import CutoutError, InputError
+from stronglens.engine.errors import InputError
 from stronglens.engine.sources import carried_of, open_source
-
-
-def ids(source):
-    return [cutout.id for cutout in source]
-
-
-def flag_of(cutout):
-    with pytest.raises(CutoutError) as caught:
-        cutout.read()
-    return caught.value.flag
 
 
 @pytest.fixture(autouse=True)

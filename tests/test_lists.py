@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from cutouts import ids
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,10 +14,6 @@ from stronglens.engine.batches import Flag
 from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.sources import lists, open_source
 from stronglens.engine.sources.lists import names_in
-
-
-def ids(source):
-    return [cutout.id for cutout in source]
 
 
 def from_stdin(data, *, null_separated=False):

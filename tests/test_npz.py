@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from cutouts import flag_of, flags_of, ids
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,20 +16,6 @@ from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.sources import npz, open_source
 
 pytestmark = pytest.mark.usefixtures("folder")
-
-
-def ids(source):
-    return [cutout.id for cutout in source]
-
-
-def flag_of(cutout):
-    with pytest.raises(CutoutError) as caught:
-        cutout.read()
-    return caught.value.flag
-
-
-def flags_of(source):
-    return [flag_of(cutout) for cutout in source]
 
 
 SAVERS = [np.savez, np.savez_compressed]

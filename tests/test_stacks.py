@@ -6,27 +6,18 @@ import sys
 
 import numpy as np
 import pytest
+from cutouts import flag_of, ids
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stronglens.engine.batches import Flag
-from stronglens.engine.errors import CutoutError, InputError
+from stronglens.engine.errors import InputError
 from stronglens.engine.feed import feed
 from stronglens.engine.preprocess import PreprocessSpec
 from stronglens.engine.sources import open_source
 from stronglens.engine.sources.npy import MAGIC
 
 pytestmark = pytest.mark.usefixtures("folder")
-
-
-def ids(source):
-    return [cutout.id for cutout in source]
-
-
-def flag_of(cutout):
-    with pytest.raises(CutoutError) as caught:
-        cutout.read()
-    return caught.value.flag
 
 
 @given(

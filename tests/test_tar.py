@@ -8,6 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from cutouts import flag_of, ids
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,16 +18,6 @@ from stronglens.engine.errors import CutoutError, InputError
 from stronglens.engine.sources import open_source
 
 pytestmark = pytest.mark.usefixtures("folder")
-
-
-def ids(source):
-    return [cutout.id for cutout in source]
-
-
-def flag_of(cutout):
-    with pytest.raises(CutoutError) as caught:
-        cutout.read()
-    return caught.value.flag
 
 
 def stored(array):
