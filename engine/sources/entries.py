@@ -66,8 +66,16 @@ class Listed:
         return self.entry.id
 
     def read(self) -> NDArray[Any]:
-        """Return the array as stored; raise CutoutError as the reader of its format says."""
-        return self.reader(self.entry, self.band)
+        """Return the array as stored.
+
+        Raises:
+            CutoutError: as the reader of its format says, and SHAPE where a listing would have
+                asked the user what is meant.
+        """
+        try:
+            return self.reader(self.entry, self.band)
+        except InputError as err:
+            raise CutoutError(Flag.SHAPE, str(err)) from err
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,13 +66,11 @@ def read(entry: Entry, band: str) -> NDArray[Any]:
     """Return the array as stored, read-only.
 
     Raises:
+        InputError: h5py is missing, or which dataset or band is meant is open.
         CutoutError: MISSING (also where its pixels were never written), UNREADABLE (also
             where a filter is not installed), MALFORMED, DTYPE or SHAPE.
     """
-    try:
-        return one_band(_pixels(entry), band)
-    except InputError as err:
-        raise CutoutError(Flag.SHAPE, str(err)) from err
+    return one_band(_pixels(entry), band)
 
 
 def cutout(entry: Entry, band: str) -> Cutout:

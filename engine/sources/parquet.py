@@ -41,19 +41,17 @@ def read(entry: Entry, band: str) -> NDArray[Any]:
     """Return the array as stored; a null pixel is NaN.
 
     Raises:
+        InputError: pyarrow is missing, or which column is meant is open.
         CutoutError: MISSING (also where the cell is null), UNREADABLE, MALFORMED, DTYPE or
             SHAPE.
     """
     name, row = part(entry.inside)
     if row is None:
         raise CutoutError(Flag.SHAPE, f"names no row: {entry.path}#0 is the first")
-    try:
-        key = identity(entry.path)
-        with mapped():
-            cells, i, shape = _cells(key, name, row)
-            return pixels_of(cells, i, shape, band)
-    except InputError as err:
-        raise CutoutError(Flag.SHAPE, str(err)) from err
+    key = identity(entry.path)
+    with mapped():
+        cells, i, shape = _cells(key, name, row)
+        return pixels_of(cells, i, shape, band)
 
 
 def cutout(entry: Entry, band: str) -> Cutout:

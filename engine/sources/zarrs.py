@@ -40,16 +40,14 @@ def read(entry: Entry, band: str) -> NDArray[Any]:
     """Return the array as stored, read-only.
 
     Raises:
+        InputError: zarr is missing, or which array or band is meant is open.
         CutoutError: MISSING (also where a chunk is absent), UNREADABLE (also where a codec is
             not to be used), MALFORMED, DTYPE or SHAPE.
     """
     name, row = part(entry.inside)
-    try:
-        folder = _folder(entry.path, name)
-        key = identity(key_file(folder))
-        return one_band(_pixels(folder, key, row), band)
-    except InputError as err:
-        raise CutoutError(Flag.SHAPE, str(err)) from err
+    folder = _folder(entry.path, name)
+    key = identity(key_file(folder))
+    return one_band(_pixels(folder, key, row), band)
 
 
 def cutout(entry: Entry, band: str) -> Cutout:
