@@ -73,16 +73,16 @@ def _spread(rng, dtype, size, offset):
 
 
 @st.composite
-def images(draw, dtypes=REAL, sides=None, square=True, bands=False):
+def images(draw, dtypes=REAL, sides=None, square=True, planes=None):
     """An image of any real dtype, byte and memory order, often a view that is not contiguous.
 
-    H×W or 1×H×W, from a single pixel on; with `bands`, also C×H×W.
+    H×W or 1×H×W, from a single pixel on; with `planes`, a strategy, N×H×W too.
     """
     dtype = np.dtype(draw(st.sampled_from(dtypes)))
     sides = st.integers(1, 9) if sides is None else sides
     height = draw(sides)
     width = height if square else draw(sides)
-    count = draw(st.integers(1, 4)) if bands else 1
+    count = 1 if planes is None else draw(planes)
     raw = draw(pixels([dtype], count * height * width)).reshape(count, height, width)
     raw = raw if count > 1 or draw(st.booleans()) else raw[0]
     return laid_out(draw, raw)

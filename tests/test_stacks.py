@@ -9,6 +9,7 @@ import pytest
 from cutouts import flag_of, ids
 from hypothesis import given
 from hypothesis import strategies as st
+from nasty import REAL, images
 
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import InputError
@@ -20,16 +21,12 @@ from stronglens.engine.sources.npy import MAGIC
 pytestmark = pytest.mark.usefixtures("folder")
 
 
-@given(
-    st.sampled_from(["?", "i1", "u2", ">i4", "f2", "<f4", ">f8"]),
-    st.tuples(st.integers(10, 13), st.integers(1, 4), st.integers(1, 4)),
-)
-def test_each_plane_is_read_as_it_is_stored(tmp_path_factory, dtype, shape):
+@given(images([*REAL, "?"], square=False, planes=st.integers(10, 13)))
+def test_each_plane_is_read_as_it_is_stored(tmp_path_factory, raw):
     path = tmp_path_factory.mktemp("stack") / "stack.npy"
-    raw = np.random.default_rng(0).integers(0, 2, shape).astype(dtype)
-    np.save(path, raw)
+    np.save(path, np.ascontiguousarray(raw))
     source = open_source([path])
-    assert ids(source) == [f"{path}#{k}" for k in range(shape[0])]
+    assert ids(source) == [f"{path}#{k}" for k in range(len(raw))]
     for cutout, plane in zip(source, raw, strict=True):
         found = cutout.read()
         assert found.dtype == raw.dtype
