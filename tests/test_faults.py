@@ -135,13 +135,14 @@ def test_files_and_folders_of_somebody_else(tmp_path, good):
     assert "closed: " in done.stdout and "Permission denied" in done.stdout.splitlines()[3]
 
 
-def test_one_name_in_two_folders_is_two_rows(tmp_path, bundle, good):
+def test_one_name_in_two_folders_is_two_rows(tmp_path, good, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for folder in ("first", "second"):
         (tmp_path / folder).mkdir()
         os.link(good, tmp_path / folder / "same.npy")
-    command("lens-infer", "first", "second", "first", "--model", bundle, cwd=tmp_path)
-    found = [row["id"] for row in rows(tmp_path / "preds.csv")]
-    assert found == ["first/same.npy", "second/same.npy"]
+    source = open_source(["first", "second", "first"])
+    assert [cutout.id for cutout in source] == ["first/same.npy", "second/same.npy"]
+    assert source.duplicates == 1
 
 
 @pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])

@@ -174,13 +174,42 @@ def test_nobody_has_to_listen(place, tmp_path, redirected):
 WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "today")}
 
 
+def modules():
+    """Yield each module of the engine, and what Python makes of it."""
+    paths = sorted(Path(engine.__file__).parent.rglob("*.py"))
+    assert len(paths) > 50
+    for path in paths:
+        yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+FORBIDDEN = {"pickle", "cPickle", "marshal", "shelve", "dill", "joblib", "multiprocessing"}
+OF_OUR_OWN = {"merge.py", "restore.py"}
+"""read encodings that a run has written, by a map"""
+
+
+def test_nothing_is_mapped_unpickled_or_given_to_other_processes():
+    """A file that shrinks under a map kills the process; a pickle runs what it likes."""
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {each.name.split(".")[0] for each in node.names}
+                names |= {(getattr(node, "module", None) or "").split(".")[0]}
+                assert not names & FORBIDDEN, f"{path}:{node.lineno}"
+            if isinstance(node, ast.Attribute):
+                assert ast.unparse(node) not in ("mmap.mmap", "np.memmap"), f"{path}:{node.lineno}"
+            if isinstance(node, ast.keyword) and node.arg in MUST_BE_FALSE:
+                assert ast.unparse(node.value) == "False", path
+            if isinstance(node, ast.keyword) and node.arg == "mmap_mode":
+                assert path.name in OF_OUR_OWN, path
+
+
+MUST_BE_FALSE = ("allow_pickle", "memmap", "memory_map")
+
+
 def test_no_clock_is_read_that_may_be_set():
     """Rates, what is left, when a part is due: all by clocks that only go forward."""
-    folder = Path(engine.__file__).parent
-    modules = sorted(folder.rglob("*.py"))
-    assert len(modules) > 50
-    for path in modules:
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path, tree in modules():
+        for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert (node.value.id, node.attr) not in WALL_CLOCKS, f"{path}:{node.lineno}"
             if isinstance(node, ast.ImportFrom) and node.module == "time":
