@@ -25,7 +25,7 @@ FORMATS = ("csv", "parquet", "fits", "vot")
 GOING_ON = """
 import json, sys, time
 from pathlib import Path
-from stronglens.engine.parts import Parts, record_type
+from stronglens.engine.runs.parts import Parts, record_type
 from stronglens.engine.sources import open_source
 folder, out = sys.argv[1], Path(sys.argv[2])
 source = open_source([folder])

@@ -158,7 +158,7 @@ def main(
         )
         wishes = Wanted(**{name: value for name, value in wanted.items() if value is not None})
         if plan:
-            from stronglens.engine.plan import make_plan
+            from stronglens.engine.runs.plan import make_plan
 
             tell(make_plan(inputs, model=model, out=out, wanted=wishes, config=config))
             return

@@ -42,7 +42,7 @@ def main(out: Path, encodings: Path | None, top: int | None, target: str) -> Non
 
     try:
         from stronglens.engine.candidates import Top, target_class
-        from stronglens.engine.merge import merge
+        from stronglens.engine.runs.merge import merge
 
         def gather(classes: list[str]) -> Top | None:
             return Top(top, classes.index(target_class(classes, target))) if top else None

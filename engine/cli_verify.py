@@ -53,7 +53,7 @@ def main(
     from stronglens.engine.errors import LensError
 
     try:
-        from stronglens.engine.verify import verify
+        from stronglens.engine.runs.verify import verify
 
         verdict = verify(
             out,

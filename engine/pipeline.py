@@ -13,15 +13,15 @@ from stronglens.engine.clock import StageClock
 from stronglens.engine.config import EngineConfig, Wanted
 from stronglens.engine.errors import LensError
 from stronglens.engine.golden import replay
-from stronglens.engine.identity import Run, describe
 from stronglens.engine.machine import usable_cores
-from stronglens.engine.output import finished_rows, remove_unfinished, shape_of, write_output
-from stronglens.engine.parts import Parts
 from stronglens.engine.progress import say
 from stronglens.engine.report import RunReport, threads
-from stronglens.engine.restore import restore
+from stronglens.engine.runs.identity import Run, describe
+from stronglens.engine.runs.output import finished_rows, remove_unfinished, shape_of, write_output
+from stronglens.engine.runs.parts import Parts
+from stronglens.engine.runs.restore import restore
+from stronglens.engine.runs.shards import shard_path, shard_rows
 from stronglens.engine.scoring import Scoring, auto_workers
-from stronglens.engine.shards import shard_path, shard_rows
 from stronglens.engine.sinks import check_output, check_place
 from stronglens.engine.sources import open_source
 from stronglens.engine.warmup import warming_up

@@ -15,10 +15,10 @@ from stronglens.engine.clock import StageClock
 from stronglens.engine.config import EngineConfig, Tolerated
 from stronglens.engine.errors import TooManyRejectedError
 from stronglens.engine.feed import feed
-from stronglens.engine.identity import Run
-from stronglens.engine.parts import Parts, records_of
 from stronglens.engine.progress import Progress
 from stronglens.engine.report import RunReport
+from stronglens.engine.runs.identity import Run
+from stronglens.engine.runs.parts import Parts, records_of
 from stronglens.engine.sources import Cutout
 
 

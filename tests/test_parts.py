@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stronglens.engine import parts as parts_module
 from stronglens.engine.batches import Flag, Scores
 from stronglens.engine.errors import LensError
-from stronglens.engine.parts import Parts, record_type, records_of
+from stronglens.engine.runs import parts as parts_module
+from stronglens.engine.runs.parts import Parts, record_type, records_of
 
 RUN = {"model": "m", "rows": [0, 1000]}
 DTYPE = record_type(3)
@@ -191,7 +191,7 @@ def test_two_runs_on_one_output(tmp_path):
 HOLDER = """
 import sys
 from pathlib import Path
-from stronglens.engine.parts import Parts
+from stronglens.engine.runs.parts import Parts
 parts = Parts(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

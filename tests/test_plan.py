@@ -9,7 +9,7 @@ from commands import command, write_catalog
 from tiny_model import SIZE
 
 from stronglens.engine.config import EngineConfig, Wanted
-from stronglens.engine.plan import make_plan
+from stronglens.engine.runs.plan import make_plan
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ def test_a_place_for_encodings_is_looked_at_before_any_work(catalog, bundle, tmp
 
 
 def test_two_commands_on_one_output(catalog, bundle, tmp_path):
-    from stronglens.engine.parts import Parts
+    from stronglens.engine.runs.parts import Parts
 
     with Parts(tmp_path / "preds.csv"):
         done = command("lens-infer", "catalog", "--model", bundle.path, cwd=tmp_path, status=1)

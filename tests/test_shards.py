@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stronglens.engine.config import EngineConfig, Wanted
 from stronglens.engine.errors import InputError
 from stronglens.engine.pipeline import classify
-from stronglens.engine.shards import find_shards, shard_path, shard_rows
+from stronglens.engine.runs.shards import find_shards, shard_path, shard_rows
 
 
 @given(st.integers(0, 10**9), st.integers(1, 500))

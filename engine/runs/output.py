@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from stronglens.engine.batches import Rows
 from stronglens.engine.bundle import sha256
 from stronglens.engine.candidates import Top
-from stronglens.engine.identity import Run, receipt_path
-from stronglens.engine.parts import Parts, Records
 from stronglens.engine.report import RunReport
+from stronglens.engine.runs.identity import Run, receipt_path
+from stronglens.engine.runs.parts import Parts, Records
 from stronglens.engine.sinks import (
     Shape,
     open_rejected,

@@ -13,9 +13,9 @@ import numpy as np
 from stronglens.engine.backends import Backend
 from stronglens.engine.batches import Batch, Rows, Scores
 from stronglens.engine.feed import feed
-from stronglens.engine.identity import Run
-from stronglens.engine.output import rows_of
-from stronglens.engine.parts import records_of
+from stronglens.engine.runs.identity import Run
+from stronglens.engine.runs.output import rows_of
+from stronglens.engine.runs.parts import records_of
 from stronglens.engine.scoring import score
 from stronglens.engine.sinks import Shape, open_sink
 from stronglens.engine.sources import Cutout

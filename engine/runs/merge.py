@@ -9,10 +9,10 @@ import numpy as np
 from stronglens.engine.bundle import sha256
 from stronglens.engine.candidates import Top
 from stronglens.engine.errors import InputError
-from stronglens.engine.identity import read_receipt
-from stronglens.engine.output import Chunk, write_output
 from stronglens.engine.report import RunReport
-from stronglens.engine.shards import find_shards, shard_path
+from stronglens.engine.runs.identity import read_receipt
+from stronglens.engine.runs.output import Chunk, write_output
+from stronglens.engine.runs.shards import find_shards, shard_path
 from stronglens.engine.sinks import Shape, check_output, read_output
 
 

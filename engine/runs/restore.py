@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from stronglens.engine.errors import LensError
-from stronglens.engine.identity import Run, read_receipt
-from stronglens.engine.parts import Parts
+from stronglens.engine.runs.identity import Run, read_receipt
+from stronglens.engine.runs.parts import Parts
 from stronglens.engine.sinks import read_output
 
 

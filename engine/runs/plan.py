@@ -19,15 +19,15 @@ from stronglens.engine.candidates import candidates
 from stronglens.engine.config import EngineConfig, Wanted
 from stronglens.engine.errors import CutoutError
 from stronglens.engine.golden import replay
-from stronglens.engine.identity import describe
 from stronglens.engine.machine import usable_cores
 from stronglens.engine.progress import duration
 from stronglens.engine.report import threads
+from stronglens.engine.runs.identity import describe
+from stronglens.engine.runs.shards import shard_rows
+from stronglens.engine.runs.trial import try_scoring, try_writing
 from stronglens.engine.scoring import auto_workers
-from stronglens.engine.shards import shard_rows
 from stronglens.engine.sinks import check_output
 from stronglens.engine.sources import Cutout, Source, ending, open_source
-from stronglens.engine.trial import try_scoring, try_writing
 from stronglens.engine.warmup import warming_up
 
 SAMPLE = 200

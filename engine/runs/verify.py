@@ -16,8 +16,8 @@ from stronglens.engine.bundle import MANIFEST, Bundle, load_bundle, newest_bundl
 from stronglens.engine.config import EngineConfig, Wanted
 from stronglens.engine.feed import feed
 from stronglens.engine.golden import replay, tolerance
-from stronglens.engine.identity import read_receipt
 from stronglens.engine.progress import say
+from stronglens.engine.runs.identity import read_receipt
 from stronglens.engine.scoring import auto_workers, score
 from stronglens.engine.sinks import read_output
 from stronglens.engine.sources import Cutout, Source, open_source

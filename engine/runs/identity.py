@@ -13,7 +13,7 @@ import numpy as np
 from stronglens.engine.backends import Backend
 from stronglens.engine.bundle import MANIFEST, Bundle, sha256
 from stronglens.engine.errors import LensError
-from stronglens.engine.parts import record_type
+from stronglens.engine.runs.parts import record_type
 from stronglens.engine.sources import Source
 
 RECEIPT_LIMIT = 1 << 20
