@@ -4,7 +4,8 @@ manifest.json     what the model is, and the sha256 of every other file
 model.onnx        float32: x (B, H, W) float32 in, prob (B, K) float32 out
 model.fp16.onnx   optional: the same graph with its body in half precision
 model.int8.onnx   optional: the same graph, quantised
-golden.npz        raw cutouts, the same prepared, and their probabilities in torch float32
+golden.npz        raw cutouts, the same prepared, their probabilities in torch float32, and the
+                  classes in the order of those
 """
 
 import hashlib
