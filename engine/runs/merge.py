@@ -1,6 +1,7 @@
 """Join the outputs of the shards of one run."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from stronglens.engine.candidates import Top
 from stronglens.engine.errors import InputError
 from stronglens.engine.report import RunReport
 from stronglens.engine.runs.identity import read_receipt
-from stronglens.engine.runs.output import Chunk, write_output
+from stronglens.engine.runs.output import Chunk, reading_encodings, write_output
 from stronglens.engine.runs.shards import find_shards, shard_path
 from stronglens.engine.sinks import Shape, check_output, read_output
 
@@ -96,15 +97,13 @@ def _whole(shards: list[Path], runs: list[dict[str, Any]]) -> dict[str, Any]:
 def _chunks(pairs: list[tuple[Path, Path | None]], encoding: int) -> Iterator[Chunk]:
     """Yield the rows of the shards, with their encodings where they are asked for."""
     for shard, encodings in pairs:
-        kept = None
-        if encodings is not None:
-            if not (encoding and encodings.is_file()):
-                raise InputError(f"{shard} has no encodings: run it again with --encodings")
-            kept = np.load(encodings, mmap_mode="r", allow_pickle=False)
-        start = 0
-        for rows in read_output(shard):
-            records = np.zeros(len(rows.ids), [("encoding", "<f4", (encoding,))])
-            if kept is not None:
-                records["encoding"] = kept[start : start + len(records)]
-            start += len(records)
-            yield rows, records
+        if encodings is not None and not encoding:
+            raise InputError(f"{shard} has no encodings: run it again with --encodings")
+        with ExitStack() as stack:
+            if encodings is not None:
+                kept = stack.enter_context(reading_encodings(encodings, encoding))
+            for rows in read_output(shard):
+                records = np.zeros(len(rows.ids), [("encoding", "<f4", (encoding,))])
+                if encodings is not None:
+                    records["encoding"] = kept(len(records))
+                yield rows, records

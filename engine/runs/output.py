@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stronglens.engine.batches import Rows
 from stronglens.engine.bundle import sha256
 from stronglens.engine.candidates import Top
+from stronglens.engine.errors import InputError
 from stronglens.engine.report import RunReport
 from stronglens.engine.runs.identity import Run, receipt_path
 from stronglens.engine.runs.parts import Parts, Records
@@ -125,6 +126,28 @@ def _encodings(
         file.write(np.ascontiguousarray(encoding_BD).tobytes())
 
     return keep
+
+
+@contextmanager
+def reading_encodings(path: Path, length: int) -> Iterator[Callable[[int], NDArray[np.float32]]]:
+    """Open a file of encodings; yield a function that returns its next so many rows (n, D).
+
+    Raises:
+        InputError: it is not there, or does not hold encodings of this length.
+    """
+    try:
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            if dtype != np.float32 or shape[1:] != (length,):
+                raise ValueError(f"it holds {dtype} of shape {shape}")
+
+            def rows(count: int) -> NDArray[np.float32]:
+                return np.fromfile(file, "<f4", count * length).reshape(count, length)
+
+            yield rows
+    except (OSError, ValueError) as err:
+        raise InputError(f"{path} does not hold the encodings of its rows: {err}") from err
 
 
 def _write_receipt(out: Path, identity: dict[str, Any], report: RunReport) -> None:
