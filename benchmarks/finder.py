@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from common import run, shared_folder
 from numpy.typing import NDArray
@@ -59,6 +60,7 @@ def _middle(outer: int, inner: int) -> slice:
     return slice(start, start + min(inner, outer))
 
 
+@click.command()
 def main() -> None:
     shutil.rmtree(WORK, ignore_errors=True)
     sky = WORK / "sky"

@@ -1,9 +1,9 @@
-"""What does it cost to be killed, and what do a million rows cost beside their scores?
+"""What does it cost to be killed, and what does each format of a million rows cost?
 
     python benchmarks/resume.py [--count N]
 
 A million hard links to a few real files, a net that costs next to nothing. A run is killed
-(SIGKILL) when half of its rows are finished, and goes on; its bytes are compared with those of a
+(SIGKILL) when half of its rows are finished or more, and goes on; its bytes are compared with those of a
 run that nobody disturbed. The peer is what most tools do: to begin anew. Then what going on
 costs by itself: to check the finished parts, count their rejected rows and step over their names
 in the listing; and what the output costs in each format.
@@ -97,7 +97,7 @@ def main(count: int) -> None:
     ratio = again / (until + rest.seconds)
     write_result(
         "resume",
-        "Killed half-way through a million cutouts",
+        "Killed in the midst of a million cutouts",
         f"{count:,} hard links to {many.FILES} files of {many.SIDE}×{many.SIDE} float32 in the "
         "page cache, a net of one small convolution: what is seen is the engine.",
         table(
@@ -118,7 +118,7 @@ def main(count: int) -> None:
         table(["output", "s", "bytes a row", "peak MB"], costs),
         readme=[
             (
-                f"killed with SIGKILL half-way through {count:,} inputs, and gone on",
+                f"killed (SIGKILL) with {kept:,} of {count:,} rows finished, and gone on",
                 f"the bytes of an undisturbed run; going on costs {per_million:.2f} s per million "
                 f"finished rows and {rest.peak_mb:.0f} MB (undisturbed {alone.peak_mb:.0f} MB)",
             )
