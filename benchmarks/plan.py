@@ -65,8 +65,8 @@ def main(rounds: int) -> None:
     write_result(
         "plan",
         "The time that a plan tells",
-        f"Medians of {rounds} round{'s' * (rounds > 1)}, plan and run in turn; the run is the whole command. Every "
-        "run wrote a row for every cutout.",
+        f"Medians of {rounds} round{'s' * (rounds > 1)}, plan and run in turn; the run is the "
+        "whole command. Every run wrote a row for every cutout.",
         table(["run", "cutouts", "bound by", "plan, s", "run, s", "plan ÷ run"], rows),
         f"Off by {worst:.0%} at most; {ALLOWED:.0%} are allowed.",
         readme=[

@@ -3,10 +3,10 @@
     python benchmarks/resume.py [--count N]
 
 A million hard links to a few real files, a net that costs next to nothing. A run is killed
-(SIGKILL) when half of its rows are finished or more, and goes on; its bytes are compared with those of a
-run that nobody disturbed. The peer is what most tools do: to begin anew. Then what going on
-costs by itself: to check the finished parts, count their rejected rows and step over their names
-in the listing; and what the output costs in each format.
+(SIGKILL) when half of its rows are finished or more, and goes on; its bytes are compared with
+those of a run that nobody disturbed. The peer is what most tools do: to begin anew. Then what
+going on costs by itself: to check the finished parts, count their rejected rows and step over
+their names in the listing; and what the output costs in each format.
 """
 
 import json
