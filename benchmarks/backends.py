@@ -40,6 +40,8 @@ from stronglens.training.checkpoint import load_run
 OPENVINO, ORT, CUDA = "lens-infer, OpenVINO", "lens-infer, ONNX Runtime", "lens-infer, CUDA"
 TOOL = "OpenVINO's benchmark tool"
 TOOL_SECONDS = 3
+SECONDS = 8
+"""that a run from files takes: long enough for its first batch and its last sync not to matter"""
 RUN_TOOL = """
 import sys
 sys.modules["openvino_telemetry"] = None
@@ -204,7 +206,7 @@ def from_files(bundle: Bundle, backend: Backend, rounds: int, work: Path) -> tup
     """
     golden, size = bundle.golden(), backend.batch_size
     rate = repeat(partial(backend.run, golden.x_NHW), len(golden.x_NHW))
-    count = max(2, round(2 * rate / size)) * size
+    count = max(2, round(SECONDS * rate / size)) * size
     files = work / "cutouts"
     files.mkdir()
     for i in range(count):

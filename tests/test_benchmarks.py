@@ -200,6 +200,7 @@ def test_backends_are_held_against_torch_and_the_machine(bench, tmp_path, monkey
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     monkeypatch.setattr(alone, "SECONDS", 0.02)
     monkeypatch.setattr(backends, "TOOL_SECONDS", 1)
+    monkeypatch.setattr(backends, "SECONDS", 1)
     done = CliRunner().invoke(backends.main, [str(run), str(bundle), "--rounds", "1"])
     assert done.exit_code == 0, done.output
     text = (tmp_path / "backends.md").read_text()
