@@ -56,8 +56,6 @@ def edit(folder, change):
 
 
 def test_a_changed_byte_is_seen_by_the_receipt(copy):
-    edit(copy, lambda lines: [*lines[:5], lines[5].replace(",ok,", ",ok,", 1), *lines[6:]][::1])
-    assert verified(copy)
     edit(copy, lambda lines: [*lines[:-1], lines[-1].replace("catalog/29", "catalog/30")])
     assert problems(copy, receipt=True) == [
         "changed since it was written",
