@@ -81,12 +81,9 @@ class RunReport:
 
     def __str__(self) -> str:
         fresh = self.inputs - self.resumed
-        rate = fresh / self.wall if self.wall else 0.0
-        before = f"; {self.resumed:,} were finished before" if self.resumed else ""
         lines = [
             f"{self.inputs:,} cutouts = {self.ok:,} ok + {self.flagged:,} flagged + "
-            f"{self.rejected.total():,} rejected, in {duration(self.wall)}: "
-            f"{rate:,.{0 if rate >= 100 else 1}f} cutouts/s{before}",
+            f"{self.rejected.total():,} rejected{self._pace(fresh)}",
             *self._table(),
             *(self._times() if fresh else []),
             f"  model     {self.model}",
@@ -94,6 +91,13 @@ class RunReport:
             *(f"            {note}" for note in self.notes),
         ]
         return "\n".join(lines)
+
+    def _pace(self, fresh: int) -> str:
+        """Say how fast `fresh` rows were made, and how many there were before."""
+        rate = fresh / self.wall if self.wall else 0.0
+        spent = f", in {duration(self.wall)}: {rate:,.{0 if rate >= 100 else 1}f} cutouts/s"
+        before = f"; {self.resumed:,} were finished before" if self.resumed else ""
+        return (spent if fresh else "") + before
 
     def _table(self) -> list[str]:
         lines = ["  scored    " + _counts(self.labels)] if self.ok + self.flagged else []
