@@ -1,6 +1,7 @@
 """How large the values inside a net become on real cutouts: what an int8 scale is taken from."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -59,14 +60,7 @@ def measure(content: bytes, names: Sequence[str], x_NHW: Floats) -> dict[str, Hi
     Raises:
         BackendError: some values are not finite.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = usable_cores()
-    options.log_severity_level = 3  # not that the head is left out here
-    session = onnxruntime.InferenceSession(
-        _with_outputs(content, names), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_inner(content, names)
     found = {name: Histogram() for name in names}
     for start in range(0, len(x_NHW), BATCH):
         # no name holds the values, so they are freed before the next
@@ -77,6 +71,18 @@ def measure(content: bytes, names: Sequence[str], x_NHW: Floats) -> dict[str, Hi
         ):
             histogram.add(each)
     return found
+
+
+def open_inner(content: bytes, names: Sequence[str]) -> Any:
+    """Return an ONNX Runtime session of a graph that gives tensors inside it, and no others."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cores()
+    options.log_severity_level = 3  # not that the head is left out here
+    return onnxruntime.InferenceSession(
+        _with_outputs(content, names), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def _with_outputs(content: bytes, names: Sequence[str]) -> bytes:
