@@ -6,14 +6,15 @@ One cutout, one thread. GB/s counts the pixels as stored, read once.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from common import seconds, table, write_result
 from numpy.typing import NDArray
 
-from stronglens.engine import fill, kernels
-from stronglens.engine.preprocess import PREPARE, PreprocessSpec
+from stronglens.engine import asinh, fill
+from stronglens.engine.kernels import kernel
+from stronglens.engine.preprocess import Mode, PreprocessSpec
 
 SIDE, CALLS = 150, 300
 DTYPES = ("f8", "f4", "i2")
@@ -29,7 +30,7 @@ def numpy_way(raw_P: NDArray[Any], mode: str) -> NDArray[np.float32]:
         x = (raw_P - low) / (good.max() - low)
     elif mode == "asinh":
         median = np.median(good)
-        sigma = kernels.MAD_TO_SIGMA * np.median(np.abs(good - median))
+        sigma = asinh.MAD_TO_SIGMA * np.median(np.abs(good - median))
         x = np.arcsinh((raw_P - median) / (SOFTENING * sigma))
     else:
         x = raw_P
@@ -73,12 +74,13 @@ def main() -> None:
     out_P = np.empty(SIDE * SIDE, np.float32)
     for dtype in DTYPES:
         raw_P = pixels(rng, dtype)
-        for mode, kernel in PREPARE.items():
+        for mode in get_args(Mode):
+            prepare = kernel(mode, raw_P.dtype)
             rows.append(
                 row(
                     f"{mode}, {raw_P.dtype}",
                     raw_P,
-                    lambda k=kernel, r=raw_P: (k(r, SOFTENING, out_P), out_P)[1],
+                    lambda k=prepare, r=raw_P: (k(r, SOFTENING, out_P), out_P)[1],
                     lambda m=mode, r=raw_P: numpy_way(r, m),
                 )
             )
@@ -92,12 +94,12 @@ def main() -> None:
             )
         )
     image_P = rng.random(SIDE * SIDE, np.float32)
-    image_HW = image_P.reshape(SIDE, SIDE)
+    image_HW, room_P = image_P.reshape(SIDE, SIDE), np.empty_like(image_P)
     rows.append(
         row(
             "transpose, float32",
             image_P,
-            lambda: (fill.transpose(image_P, out_P, SIDE), out_P)[1],
+            lambda: (fill.transpose(image_P, room_P, out_P, SIDE), out_P)[1],
             lambda: np.ascontiguousarray(image_HW.T).ravel(),
         )
     )

@@ -14,3 +14,5 @@ Integers = NDArray[np.integer[Any]]
 # would abort the process. No cache: it is not safe between processes (numba issue 4807).
 # The numpy error model, since the python one tests every division and stops vectorisation.
 compiled = njit(nogil=True, error_model="numpy")
+fused = njit(nogil=True, error_model="numpy", fastmath={"contract"})
+"""the same, where a product and a sum may become one instruction, which rounds once, not twice"""

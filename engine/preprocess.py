@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stronglens.engine.batches import Flag
 from stronglens.engine.errors import BundleError, ConfigError, CutoutError
-from stronglens.engine.kernels import PREPARE
+from stronglens.engine.kernels import kernel
 
 VERSION = 1
 """Raised when `prepare` would give other numbers for the same spec."""
@@ -150,5 +150,5 @@ def _normalise(
 ) -> tuple[int, Flag]:
     """Apply the mode to a kernel-ready image; return how many pixels are finite, and the flags."""
     raw_P, out_P = raw_HW.reshape(-1), out_HW.reshape(-1)
-    n_finite, found = PREPARE[spec.mode](raw_P, spec.softening, out_P)
+    n_finite, found = kernel(spec.mode, raw_P.dtype)(raw_P, spec.softening, out_P)
     return int(n_finite), Flag(found)
