@@ -82,7 +82,8 @@ def prepare(
         minmax  x = (v - low) / (high - low)
         asinh   x = asinh((v - median) / (softening·sigma))
 
-    and x = 0 where v is NaN, infinite or outside the frame. Computed in float64.
+    and x = 0 where v is NaN, infinite or outside the frame. Computed in float64, but the asinh
+    itself in float32, to 3e-7 of it.
 
     Args:
         raw: H×W or 1×H×W as stored: any integer or floating dtype, byte and memory order.
