@@ -9,7 +9,8 @@ HST, JWST and Euclid against 267 galaxies of COSMOS. What it learns to tell is m
 not lensing: its ROC AUC says nothing of lens finding, only that there is an order to keep. All
 cutouts are brought to 334×334 pixels and to one scale of flux (their median to 0, their 99.8th
 percentile to 1), since raw counts of different surveys, which the task leaves as they are, span
-more than 8 bits can hold: without that no way to quantise passes.
+more than 8 bits can hold: without that no way to quantise passes. Even so it passes narrowly, and
+trained from another seed not at all: weak nets crowd their scores.
 
 Leaves benchmarks/work/finder/{sky,run,bundle}, which `end_to_end.py` and `backends.py` take.
 """
