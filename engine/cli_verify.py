@@ -16,7 +16,7 @@ from stronglens.engine.options import list_options, survive_any_terminal, tell
     "--model",
     type=click.Path(path_type=Path),
     metavar="BUNDLE",
-    help="Model bundle.  [default: the newest under bundles/]",
+    help="Model bundle.  [default: that of the receipt, or the newest under bundles/]",
 )
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where the model runs.")
 @click.option(

@@ -92,6 +92,13 @@ def test_another_model_and_other_inputs(copy):
     assert found[1] == "made from other inputs, 30 cutouts; these are 32"
 
 
+def test_the_model_is_the_receipts_and_not_the_newest(copy):
+    tiny_model.make_bundle(copy / "bundles" / "newer", classes=["a", "b", "c"])
+    assert "made by the model bundles/tiny" in verified(copy).stdout
+    (copy / "bundles" / "tiny").rename(copy / "moved")
+    assert "made by another model than bundles/newer" in verified(copy, status=1).stdout
+
+
 def test_inputs_that_changed_are_scored_otherwise(copy, rng):
     write_catalog(copy / "catalog", 1, rng)
     (copy / "catalog" / "5.npy").write_bytes(b"")

@@ -65,7 +65,7 @@ def verify(
     Args:
         out: what lens-infer wrote, in any of its formats.
         inputs: what it was given.
-        model: the bundle; None: the newest one under bundles/.
+        model: the bundle; None: that of the receipt, or else the newest one under bundles/.
         sample: how many rows, drawn at random, are scored again.
         seed: of the draw.
         wanted: how to take the inputs.
@@ -76,7 +76,7 @@ def verify(
         LensError: one of them cannot be read at all, or the model cannot run here.
     """
     wanted, config = wanted or Wanted(), config or EngineConfig()
-    bundle = load_bundle(model or newest_bundle())
+    bundle = load_bundle(model or _model_of(out) or newest_bundle())
     source = open_source(
         inputs, band=wanted.band, stacked=wanted.stacked, null_separated=wanted.null_separated
     )
@@ -92,6 +92,12 @@ def verify(
         )
         _score_again(verdict, rows, cutouts, bundle, config, stderr)
     return verdict
+
+
+def _model_of(out: Path) -> Path | None:
+    """Return the bundle that the receipt names; None where there is none, or no such folder."""
+    named = Path(str((read_receipt(out) or {}).get("model", "")))
+    return named if named.name and named.is_dir() else None
 
 
 def _check_receipt(
